@@ -1,0 +1,324 @@
+"""What a user may set: one model per stage, a sentence per field.
+
+The command line, a YAML file (``--config``) and the Python API use these same models. Unknown keys are
+refused with the nearest valid name, and every stage writes its full configuration beside its output.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from bertsmith import files
+from bertsmith.errors import InputError, nearest
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|)\s*", value)
+        if match is None:
+            raise ValueError(f"expected a duration such as 90s, 30m or 1.5h, got {value!r}")
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+"""Seconds, also written as 90s, 30m or 1.5h."""
+
+
+def argument(description: str, **rules: Any) -> Any:
+    """Return a required field that the command line takes by position."""
+    return Field(description=description, json_schema_extra={"argument": True}, **rules)
+
+
+def output(description: str) -> Any:
+    """Return a required path that the command line takes as ``-o`` / ``--output``."""
+    return Field(description=description, json_schema_extra={"flag": "-o"})
+
+
+class Configuration(BaseModel):
+    """What all stages' settings share: reading them, refusing unknown keys, writing them down."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Self:
+        """Check ``values`` and return the configuration.
+
+        Raises:
+            InputError: a key is unknown (the nearest valid one is named) or a value does not fit.
+        """
+        unknown = [key for key in values if key not in cls.model_fields]
+        if unknown:
+            raise InputError(
+                f"unknown setting {unknown[0]!r}.{nearest(unknown[0], cls.model_fields)} "
+                f"Valid: {', '.join(cls.model_fields)}"
+            )
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise InputError("; ".join(_explain(e) for e in error.errors())) from None
+
+    @classmethod
+    def from_yaml(cls, path: Path, **overrides: Any) -> Self:
+        """Read settings from a YAML file; ``overrides`` win.
+
+        Raises:
+            InputError: the file is missing or is not a YAML mapping, or as in :meth:`parse`.
+        """
+        return cls.parse({**read_yaml(path), **overrides})
+
+    def write(self, path: Path) -> None:
+        """Write every setting as YAML."""
+        files.write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        InputError: the file is missing or is not a YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path=path) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"is not valid YAML: {error}", path=path) from None
+    if not isinstance(values, dict):
+        raise InputError("expected settings as 'name: value' lines", path=path)
+    return values
+
+
+def _explain(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    seen = f" (got {error['input']!r})" if error["type"] not in ("missing", "value_error") else ""
+    return (
+        f"{name}: {error['msg'].removeprefix('Value error, ')}{seen}"
+        if name
+        else error["msg"].removeprefix("Value error, ")
+    )
+
+
+class CorpusSettings(Configuration):
+    """How raw text is read and cut: shared by ``vocab`` and ``prepare``."""
+
+    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet"] = Field(
+        "auto",
+        description="File format; auto goes by the file's name (a .gz, .zst, .bz2 or .xz ending is looked through).",
+    )
+    field: str = Field("text", description="The jsonl field, csv/tsv column or parquet column that holds the text.")
+    documents: Literal["auto", "file", "blank-line", "line"] = Field(
+        "auto",
+        description="What is one document in a txt file: the whole file, what stands between blank lines, or a line; "
+        "auto decides per file and says so.",
+    )
+    encoding: str = Field(
+        "auto",
+        description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean). Others, such as latin-1, only when named.",
+    )
+    sentences: Literal["auto", "rules", "line", "kiwi"] = Field(
+        "auto",
+        description="How sentences are found: rules for English and Korean, one a line, or kiwi (Korean, extra 'ko'); "
+        "auto keeps lines that already are single sentences and splits the others by the rules.",
+    )
+    keep_duplicates: bool = Field(False, description="Keep documents that repeat an earlier one exactly.")
+
+
+class VocabularySettings(CorpusSettings):
+    """``bertsmith vocab``: learn a WordPiece vocabulary."""
+
+    corpus: list[Path] = argument("Files, folders or glob patterns of text.", min_length=1)
+    output: Path = output("The directory to write the vocabulary to.")
+    size: int = Field(8000, ge=10, description="Entries in the vocabulary, special tokens included.")
+    lowercase: bool = Field(False, description="Lower-case the text; never decomposes Hangul.")
+    coverage: float = Field(
+        0.9999, gt=0, le=1, description="Share of the text's characters that the alphabet must cover."
+    )
+    min_frequency: int = Field(2, ge=1, description="A pair of pieces seen less often is not merged.")
+    max_words: int = Field(
+        4_000_000,
+        ge=1000,
+        description="Distinct words counted at a time; rare ones are dropped beyond it, and it is said.",
+    )
+    held_out: float = Field(
+        0.02, ge=0, lt=0.5, description="Share of documents kept for the report and not learned from."
+    )
+    workers: int = Field(0, ge=0, description="Processes that count words; 0 takes as many as the machine has cores.")
+
+
+class PrepareSettings(CorpusSettings):
+    """``bertsmith prepare``: turn text into a token store."""
+
+    corpus: list[Path] = argument("Files, folders or glob patterns of text.", min_length=1)
+    vocab: Path = Field(description="A vocabulary directory (or a vocab.txt) to tokenise with.")
+    output: Path = output("The directory to write the token store to.")
+    lowercase: bool | None = Field(
+        None, description="Lower-casing for a bare vocab.txt, which does not say; otherwise leave it out."
+    )
+    shard_tokens: int = Field(20_000_000, ge=1000, description="Tokens in a shard file, roughly.")
+    workers: int = Field(0, ge=0, description="Processes; 0 takes as many as the machine has cores.")
+
+
+SIZES: dict[str, tuple[int, int, int]] = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+"""Layers, hidden size and attention heads of the named sizes (Devlin et al. 2019, section 3; Turc et al. 2019)."""
+
+
+class ModelConfig(Configuration):
+    """The encoder's numbers, as in config.json. Defaults are the paper's."""
+
+    vocab_size: int = Field(ge=6, description="Entries in the vocabulary.")
+    num_hidden_layers: int = Field(12, ge=1, description="Transformer layers (L).")
+    hidden_size: int = Field(768, ge=1, description="Width (H).")
+    num_attention_heads: int = Field(12, ge=1, description="Attention heads (A).")
+    intermediate_size: int = Field(3072, ge=1, description="Width of the feed-forward layer; 4H in the paper.")
+    max_position_embeddings: int = Field(512, ge=2, description="Longest sequence that positions exist for.")
+    type_vocab_size: int = Field(2, ge=1, description="Number of segments.")
+    hidden_act: Literal["gelu", "gelu_new", "relu"] = Field(
+        "gelu", description="Activation; gelu is the exact one, by erf."
+    )
+    hidden_dropout_prob: float = Field(0.1, ge=0, lt=1, description="Dropout after embeddings and sub-layers.")
+    attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1, description="Dropout on attention weights.")
+    layer_norm_eps: float = Field(1e-12, gt=0, description="Added to the variance in layer normalisation.")
+    initializer_range: float = Field(0.02, gt=0, description="Standard deviation of the initial weights.")
+    pad_token_id: int = Field(0, ge=0, description="The padding token; never enters the encoder here.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        return self
+
+
+class OptimizerSettings(Configuration):
+    """AdamW with warm-up and linear decay, as in the paper's appendix A.2."""
+
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps over which the learning rate rises from 0.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay; not on biases and layer norms.")
+    adam_beta2: float = Field(0.999, gt=0, lt=1, description="Decay of AdamW's second moment.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Arithmetic of the matrix products; auto times both for a moment and takes the faster.",
+    )
+    device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 takes what the machine's quota allows.")
+    seed: int = Field(0, ge=0, description="Everything random follows from it.")
+    quiet: bool = Field(False, description="Say nothing but warnings and the result.")
+
+
+class PretrainSettings(OptimizerSettings):
+    """``bertsmith pretrain``: masked language model and next-sentence prediction together."""
+
+    store: Path = argument("A token store made by 'bertsmith prepare'.")
+    output: Path = output("The run's directory.")
+    size: Literal["tiny", "mini", "small", "medium", "base", "large"] = Field(
+        "mini",
+        description="Layers x width: tiny 2x128, mini 4x256, small 4x512, medium 8x512, base 12x768, large 24x1024.",
+    )
+    layers: int | None = Field(None, ge=1, description="Own number of layers, instead of the size's.")
+    hidden_size: int | None = Field(None, ge=1, description="Own width, instead of the size's.")
+    heads: int | None = Field(None, ge=1, description="Own number of attention heads, instead of the size's.")
+    max_positions: int = Field(
+        512, ge=8, description="Positions that the model can ever use; fine-tuning may use them all."
+    )
+    max_length: int = Field(128, ge=8, description="Longest training sequence in tokens.")
+    short_probability: float = Field(
+        0.1, ge=0, le=1, description="Share of instances aimed at a random shorter length."
+    )
+    masking: Literal["token", "word"] = Field(
+        "token", description="Mask single tokens, or all tokens of a word together."
+    )
+    mask_share: float = Field(0.15, gt=0, lt=1, description="Share of a sequence's tokens that are to be predicted.")
+    next_sentence: bool = Field(True, description="Train next-sentence prediction beside the masked language model.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on hidden states and attention weights.")
+    batch_size: int = Field(32, ge=1, description="Sequences in a step.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Sequences held in memory at a time; the step's gradient is their sum."
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
+    steps: int | None = Field(None, ge=1, description="Train for this many steps.")
+    epochs: float | None = Field(None, gt=0, description="Train for this many passes over the store.")
+    budget: Duration | None = Field(
+        None, description="Train for this long (90s, 30m, 1.5h); the schedule is fitted to end on time."
+    )
+    held_out: float = Field(
+        0.01, gt=0, lt=0.5, description="Share of documents that are evaluated on and never trained on."
+    )
+    eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; by default 20 in a run.")
+    eval_instances: int = Field(400, ge=1, description="Held-out instances in an evaluation, with fixed masks.")
+    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
+    resume: bool = Field(False, description="Go on from the last checkpoint in the output directory.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if sum(v is not None for v in (self.steps, self.epochs, self.budget)) > 1:
+            raise ValueError("give one of steps, epochs and budget")
+        if self.max_length > self.max_positions:
+            raise ValueError(
+                f"max_length {self.max_length} is above the model's positions (max_positions {self.max_positions})"
+            )
+        return self
+
+
+class FinetuneSettings(OptimizerSettings):
+    """``bertsmith finetune``: a new output layer, all weights tuned."""
+
+    task: Literal["classify"] = argument("The task: classify (one text, one label).")
+    model: Path = argument("A pre-training run, or a BERT directory in the transformers layout.")
+    train: Path = Field(description="Training rows: csv, tsv, jsonl or parquet.")
+    dev: Path = Field(description="Rows that choose the best epoch and give the score.")
+    text: str = Field("text", description="Column with the text.")
+    label: str = Field("label", description="Column with the label.")
+    encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
+    quoting: Literal["auto", "none"] = Field(
+        "auto",
+        description="Whether quotes enclose fields in csv/tsv; auto: in csv always, in tsv when they balance.",
+    )
+    output: Path = output("The directory to write the tuned model to.")
+    max_length: int = Field(128, ge=3, description="Longest sequence in tokens; longer texts are cut and counted.")
+    epochs: float = Field(3, gt=0, description="Passes over the training rows.")
+    batch_size: int = Field(32, ge=1, description="Rows in a step.")
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
+    metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="Dev metric that chooses the best epoch.")
+    seeds: int = Field(
+        1,
+        ge=1,
+        description="Runs with different seeds; their mean and deviation are given, the best is kept.",
+    )
+    from_scratch: bool = Field(
+        False, description="Start the same network from random weights, to see what pre-training is worth."
+    )
+    limit: int | None = Field(None, ge=1, description="Use only the first so many training rows.")
+
+
+class PredictSettings(Configuration):
+    """``bertsmith predict``: labels for new rows."""
+
+    model: Path = argument("A fine-tuned model's directory.")
+    input: Path = Field(
+        description="Rows (csv, tsv, jsonl, parquet), or a txt file with one text a line; - reads lines from standard input."
+    )
+    output: Path | None = Field(
+        None,
+        description="A jsonl file to write; standard output if left out.",
+        json_schema_extra={"flag": "-o"},
+    )
+    text: str | None = Field(None, description="Column with the text; by default the one the model was tuned with.")
+    encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
+    quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
+    device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
+    quiet: bool = Field(False, description="Say nothing but warnings and the result.")

@@ -1,0 +1,137 @@
+"""What a stage says while it works: lines, warnings and progress, all on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+Advance = Callable[..., None]
+"""``advance(amount, **fields)``: the work done since the last call, and values to show beside the bar."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """Where a stage reports to. Results go to standard output; everything said here goes to standard error.
+
+    Attributes:
+        quiet: say nothing but warnings.
+    """
+
+    quiet: bool = False
+
+    def say(self, message: str) -> None:
+        """Print one line (rich markup is not interpreted: user text may hold brackets)."""
+        if not self.quiet:
+            _console().print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """Print one line that the user should not miss."""
+        _console().print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: float, unit: str) -> Iterator[Advance]:
+        """Show a bar with the rate in ``unit``/s and the time left; yields a function that moves it on.
+
+        Without a terminal a line every 15 seconds takes the bar's place, so that log files stay readable.
+        """
+        if self.quiet:
+            yield lambda amount=0, **fields: None
+        elif _console().is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                _Rate(unit),
+                TextColumn("{task.fields[shown]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            with Progress(*columns, console=_console()) as bar:
+                task = bar.add_task(what, total=total, shown="")
+
+                def advance(amount: float = 0, **fields: str) -> None:
+                    shown = {"shown": _join(fields)} if fields else {}
+                    bar.update(task, advance=amount, **shown)  # type: ignore[arg-type]
+
+                yield advance
+        else:
+            line = _Lines(self, what, total, unit)
+            yield line.advance
+            line.finish()
+
+
+class _Lines:
+    """Progress as plain lines, for output that is not a terminal."""
+
+    def __init__(self, log: Log, what: str, total: float, unit: str) -> None:
+        self.log, self.what, self.total, self.unit = log, what, total, unit
+        self.done, self.shown = 0.0, ""
+        self.start = self.last = time.monotonic()
+
+    def advance(self, amount: float = 0, **fields: str) -> None:
+        self.done += amount
+        if fields:
+            self.shown = _join(fields)
+        if time.monotonic() - self.last >= 15:
+            self.print()
+
+    def print(self) -> None:
+        self.last = time.monotonic()
+        seconds = max(self.last - self.start, 1e-9)
+        left = (self.total - self.done) * seconds / self.done if self.done else float("inf")
+        share = 100 * self.done / self.total if self.total else 100
+        eta = "" if left == float("inf") else f"  {clock(left)} left"
+        self.log.say(f"{self.what} {share:3.0f}%  {human(self.done / seconds)} {self.unit}/s  {self.shown}{eta}")
+
+    def finish(self) -> None:
+        if self.done:
+            self.print()
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{human(speed)} {self.unit}/s" if speed else "")
+
+
+def human(number: float) -> str:
+    """Return a count with three digits and a suffix: ``1.23 M``."""
+    for suffix, size in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{suffix}"
+    return f"{number:.3g}"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as ``1:02:03`` or ``2:03``."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def _join(fields: dict[str, str]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in fields.items())
+
+
+def _console() -> Console:
+    # Made on each use: sys.stderr may have been replaced since (tests, notebooks).
+    return Console(file=sys.stderr)

@@ -1,0 +1,34 @@
+"""The one exception that a user's input can cause."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot be used: a file, a row, a setting, a directory.
+
+    The message says what was seen and what is expected. The command line prints it without a
+    traceback and exits with code 2.
+
+    Args:
+        message: what was seen, what was expected, what to do.
+        path: the file or directory that it is about.
+        line: its line, counted from 1.
+    """
+
+    def __init__(self, message: str, *, path: str | Path | None = None, line: int | None = None) -> None:
+        where = "" if path is None else str(path)
+        if line is not None:
+            where += f":{line}"
+        super().__init__(f"{where}: {message}" if where else message)
+        self.path = path
+        self.line = line
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest of ``names``, or an empty string if none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""

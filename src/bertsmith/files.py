@@ -1,0 +1,150 @@
+"""Writing that never leaves a half-written file, and the checks that find one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertsmith.errors import InputError
+
+CHECKSUMS = "checksums.json"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``path`` so that at any moment it is either the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as :func:`write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented UTF-8 JSON as :func:`write_bytes` does."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path, *, what: str) -> dict[str, Any]:
+    """Read a JSON object; ``what`` names it in the error ("the manifest of a token store").
+
+    Raises:
+        InputError: the file is missing, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"not found; expected {what} here", path=path) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"is not readable as {what}: {error}", path=path) from None
+    if not isinstance(value, dict):
+        raise InputError(f"holds a JSON {type(value).__name__}, expected an object: {what}", path=path)
+    return value
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside ``path`` that takes its place when the block ends without an error.
+
+    A directory that stood there is replaced only then. Every file is synced to disk first, and
+    checksums of all of them are written with them (see :func:`check_directory`).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        write_json(temporary / CHECKSUMS, {name: sha256(temporary / name) for name in _files_below(temporary)})
+        for name in _files_below(temporary):
+            with (temporary / name).open("rb") as file:
+                os.fsync(file.fileno())
+        if path.exists():
+            # A rename cannot replace a full directory, so the old one steps aside first.
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.replace(old / path.name)
+            temporary.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.replace(path)
+        sync_directory(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_directory(path: Path, *, what: str) -> None:
+    """Compare every file that :func:`new_directory` wrote with its checksum.
+
+    Raises:
+        InputError: a file is missing, shorter, or changed; the message names it.
+    """
+    for name, expected in read_json(path / CHECKSUMS, what=f"the checksums of {what}").items():
+        file = path / name
+        if not file.is_file():
+            raise InputError(f"missing; {what} is not complete", path=file)
+        if sha256(file) != expected:
+            raise InputError(f"does not match its checksum: {what} was cut short or changed on disk", path=file)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside ``path`` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Hold ``directory`` for one process; a second one is refused while the block runs.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "another process is writing here; wait for it or choose another output", path=directory
+            ) from None
+        yield
+
+
+def _files_below(directory: Path) -> list[str]:
+    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file() and p.name != CHECKSUMS)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
