@@ -74,6 +74,10 @@ def pack(
         segments = np.zeros_like(ids)
     else:
         segments = np.concatenate([np.asarray(s, dtype=np.int64) for s in segment_ids])
+        if [len(s) for s in segment_ids] != lengths.tolist():
+            raise ValueError("every sequence needs as many segment ids as token ids")
+    if labels is not None and len(labels) != len(lengths):
+        raise ValueError(f"{len(lengths)} sequences but {len(labels)} labels")
     positions = np.arange(len(ids), dtype=np.int64) - np.repeat(starts[:-1], lengths)
     return Batch(
         token_ids=torch.from_numpy(ids),

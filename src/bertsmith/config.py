@@ -119,7 +119,7 @@ class CorpusSettings(Configuration):
     )
     encoding: str = Field(
         "auto",
-        description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean). Others, such as latin-1, only when named.",
+        description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean); others (latin-1) only by name.",
     )
     sentences: Literal["auto", "rules", "line", "kiwi"] = Field(
         "auto",
@@ -310,7 +310,7 @@ class PredictSettings(Configuration):
 
     model: Path = argument("A fine-tuned model's directory.")
     input: Path = Field(
-        description="Rows (csv, tsv, jsonl, parquet), or a txt file with one text a line; - reads lines from standard input."
+        description="Rows (csv, tsv, jsonl, parquet), or txt with one text a line; - reads lines from stdin."
     )
     output: Path | None = Field(
         None,

@@ -93,7 +93,7 @@ class _Lines:
     def print(self) -> None:
         self.last = time.monotonic()
         seconds = max(self.last - self.start, 1e-9)
-        left = (self.total - self.done) * seconds / self.done if self.done else float("inf")
+        left = max(self.total - self.done, 0) * seconds / self.done if self.done else float("inf")
         share = 100 * self.done / self.total if self.total else 100
         eta = "" if left == float("inf") else f"  {clock(left)} left"
         self.log.say(f"{self.what} {share:3.0f}%  {human(self.done / seconds)} {self.unit}/s  {self.shown}{eta}")
@@ -116,9 +116,15 @@ class _Rate(ProgressColumn):
 def human(number: float) -> str:
     """Return a count with three digits and a suffix: ``1.23 M``."""
     for suffix, size in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{suffix}"
-    return f"{number:.3g}"
+        # 999.5 of a unit rounds to 1000, which is 1 of the next.
+        if abs(number) >= 0.9995 * size:
+            return f"{_three_digits(number / size)}{suffix}"
+    return _three_digits(number)
+
+
+def _three_digits(number: float) -> str:
+    # The format "g" turns to 1e+03 from 1000 on.
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
 
 
 def clock(seconds: float) -> str:

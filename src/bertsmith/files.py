@@ -54,8 +54,10 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"not found; expected {what} here", path=path) from None
+    except OSError as error:
+        raise InputError(f"cannot be read as {what}: {error.strerror}", path=path) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"is not readable as {what}: {error}", path=path) from None
     if not isinstance(value, dict):
@@ -75,16 +77,18 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        write_json(temporary / CHECKSUMS, {name: sha256(temporary / name) for name in _files_below(temporary)})
-        for name in _files_below(temporary):
-            with (temporary / name).open("rb") as file:
-                os.fsync(file.fileno())
+        seal(temporary)
         if path.exists():
             # A rename cannot replace a full directory, so the old one steps aside first.
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             path.replace(old / path.name)
-            temporary.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
+            try:
+                temporary.replace(path)
+            except BaseException:
+                (old / path.name).replace(path)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.replace(path)
         sync_directory(path.parent)
@@ -93,8 +97,19 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise
 
 
+def seal(directory: Path) -> None:
+    """Write the checksums of all files below ``directory`` into it and sync everything to disk."""
+    names = _files_below(directory)
+    write_json(directory / CHECKSUMS, {name: sha256(directory / name) for name in names})
+    for name in names:
+        with (directory / name).open("rb") as file:
+            os.fsync(file.fileno())
+    for folder in [directory, *(p for p in directory.rglob("*") if p.is_dir())]:
+        sync_directory(folder)
+
+
 def check_directory(path: Path, *, what: str) -> None:
-    """Compare every file that :func:`new_directory` wrote with its checksum.
+    """Compare every file that :func:`seal` saw with its checksum.
 
     Raises:
         InputError: a file is missing, shorter, or changed; the message names it.
@@ -127,9 +142,12 @@ def only_writer(directory: Path) -> Iterator[None]:
     """Hold ``directory`` for one process; a second one is refused while the block runs.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, or it cannot be made.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made as a directory: {error.strerror}", path=directory) from None
     with (directory / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,91 @@
+"""Attention over packed sequences: no token sees another sequence, and next to no padding is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# A bucket ends where a sequence is shorter than this share of the bucket's longest, provided the bucket
+# already holds enough sequences to be worth a kernel call of its own.
+_BUCKET_FILL = 0.8
+_BUCKET_MIN_SEQUENCES = 4
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Sequences of similar length, as a small padded rectangle.
+
+    Attributes:
+        index: (n * L,) int64, for each cell of the rectangle the token of the batch that stands in it;
+            cells beyond a sequence's end repeat its first token and are masked as keys.
+        length: L, the longest sequence of the bucket.
+        key_mask: (n, 1, 1, L) bool, true where a real token stands; None if all cells are real.
+    """
+
+    index: Tensor
+    length: int
+    key_mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """How a batch's sequences are laid out for attention; made once a batch and used by every layer.
+
+    Attributes:
+        buckets: the sequences by similar length.
+        unpack: (T,) int64, for each token of the batch its cell in the buckets' outputs laid end to end.
+    """
+
+    buckets: tuple[Bucket, ...]
+    unpack: Tensor
+
+
+def plan_attention(sequence_starts: Tensor, device: torch.device) -> AttentionPlan:
+    """Group the sequences ``sequence_starts`` (N + 1,) into buckets of similar length."""
+    starts = sequence_starts.cpu()
+    lengths = starts[1:] - starts[:-1]
+    order = torch.argsort(lengths, descending=True, stable=True)
+    buckets: list[Bucket] = []
+    unpack = torch.empty(int(starts[-1]), dtype=torch.int64)
+    cells_before = first = 0
+    while first < len(order):
+        longest = int(lengths[order[first]])
+        long_enough = int((lengths[order] >= _BUCKET_FILL * longest).sum())
+        last = min(len(order), max(long_enough, first + _BUCKET_MIN_SEQUENCES))
+        members = order[first:last]
+        columns = torch.arange(longest)
+        real = columns < lengths[members, None]  # (n, L)
+        index = starts[members, None] + columns * real
+        cells = cells_before + torch.arange(index.numel()).view_as(index)
+        unpack[index[real]] = cells[real]
+        mask = None if bool(real.all()) else real[:, None, None, :].to(device)
+        buckets.append(Bucket(index.flatten().to(device), longest, mask))
+        cells_before += index.numel()
+        first = last
+    return AttentionPlan(tuple(buckets), unpack.to(device))
+
+
+def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: int, dropout: float) -> Tensor:
+    """Scaled dot-product attention within each sequence (Vaswani et al. 2017, section 3.2.1).
+
+    Args:
+        query_key_value: (T, 3H), the projections side by side.
+        plan: the batch's layout.
+        num_heads: A; each head is H / A wide.
+        dropout: probability of dropping an attention weight; 0 outside training.
+
+    Returns:
+        (T, H), the heads side by side.
+    """
+    hidden_size = query_key_value.shape[1] // 3
+    outputs = []
+    for bucket in plan.buckets:
+        cells = query_key_value.index_select(0, bucket.index)
+        cells = cells.view(-1, bucket.length, 3, num_heads, hidden_size // num_heads)
+        query, key, value = cells.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, A, L, H / A)
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=bucket.key_mask, dropout_p=dropout)
+        outputs.append(context.transpose(1, 2).reshape(-1, hidden_size))
+    return torch.cat(outputs).index_select(0, plan.unpack)

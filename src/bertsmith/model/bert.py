@@ -1,0 +1,137 @@
+"""The encoder of Devlin et al. 2019, from embeddings to pooler, over packed sequences.
+
+Reads top to bottom: the sum of three embeddings, L post-layer-norm Transformer layers, the pooler. Every
+linear layer works on the T real tokens of a batch; there is no padding to mask out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertsmith.batch import Batch
+from bertsmith.config import ModelConfig
+from bertsmith.errors import InputError
+from bertsmith.model.attention import AttentionPlan, packed_attention, plan_attention
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What the encoder gives for a batch.
+
+    Attributes:
+        hidden: (T, H), the last layer's vector of every token.
+        pooled: (N, H), one vector per sequence: tanh of a linear layer over its first token ([CLS]).
+        layers: the output of the embeddings and of every layer, L + 1 tensors (T, H); None unless asked for.
+    """
+
+    hidden: Tensor
+    pooled: Tensor
+    layers: tuple[Tensor, ...] | None = None
+
+
+class Bert(nn.Module):
+    """The bidirectional Transformer encoder (section 3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.apply(lambda module: initialize(module, config.initializer_range))
+
+    def forward(self, batch: Batch, *, all_layers: bool = False) -> EncoderOutput:
+        """Encode a batch of N sequences with T tokens.
+
+        Raises:
+            InputError: a sequence is longer than the model has positions.
+        """
+        if batch.max_length > self.config.max_position_embeddings:
+            raise InputError(
+                f"a sequence of {batch.max_length} tokens, but the model has positions for "
+                f"{self.config.max_position_embeddings}; lower max_length"
+            )
+        plan = plan_attention(batch.sequence_starts, batch.token_ids.device)
+        hidden = self.embeddings(batch)
+        outputs = [hidden]
+        for layer in self.layers:
+            hidden = layer(hidden, plan)
+            if all_layers:
+                outputs.append(hidden)
+        pooled = self.pooler(hidden[batch.sequence_starts[:-1]]).tanh()
+        return EncoderOutput(hidden, pooled, tuple(outputs) if all_layers else None)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Bert:
+        """Load the encoder from a model directory in the transformers layout, or from a run.
+
+        Raises:
+            InputError: there is no such model, or its weights do not fit its configuration.
+        """
+        from bertsmith.model.weights import load_encoder
+
+        return load_encoder(Path(directory))
+
+
+class Embeddings(nn.Module):
+    """Token, position and segment embeddings, summed (section 3, figure 2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.token = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return (T, H)."""
+        total = self.token(batch.token_ids) + self.segment(batch.segment_ids) + self.position(batch.position_ids)
+        out: Tensor = self.dropout(self.norm(total))
+        return out
+
+
+class Layer(nn.Module):
+    """Self-attention, then a feed-forward network; each followed by dropout, residual sum and layer norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.activation = config.hidden_act
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(width, config.intermediate_size)
+        self.output = nn.Linear(config.intermediate_size, width)
+        self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: Tensor, plan: AttentionPlan) -> Tensor:
+        """Take and return (T, H)."""
+        dropout = self.attention_dropout if self.training else 0.0
+        context = packed_attention(self.query_key_value(hidden), plan, self.num_heads, dropout)
+        hidden = self.attention_norm(hidden + self.dropout(self.attention_output(context)))
+        inner = activate(self.intermediate(hidden), self.activation)
+        out: Tensor = self.output_norm(hidden + self.dropout(self.output(inner)))
+        return out
+
+
+def activate(values: Tensor, name: str) -> Tensor:
+    """Apply ``gelu`` (exact, by erf: the original's), ``gelu_new`` (its tanh approximation) or ``relu``."""
+    if name == "relu":
+        return F.relu(values)
+    return F.gelu(values, approximate="tanh" if name == "gelu_new" else "none")
+
+
+def initialize(module: nn.Module, deviation: float) -> None:
+    """Draw weights from a normal distribution with ``deviation``; biases 0, layer norms 1 and 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=deviation)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

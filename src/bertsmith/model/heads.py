@@ -1,0 +1,93 @@
+"""What stands on the encoder: the two pre-training heads, and one output layer per task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertsmith.batch import Batch
+from bertsmith.config import ModelConfig
+from bertsmith.model.bert import Bert, activate, initialize
+
+
+@dataclass(frozen=True)
+class PretrainingOutput:
+    """Logits of both pre-training tasks.
+
+    Attributes:
+        mlm_logits: (M, V), a score for every token of the vocabulary at every masked position.
+        nsp_logits: (N, 2); class 0: B is the next sentence, class 1: it is not.
+    """
+
+    mlm_logits: Tensor
+    nsp_logits: Tensor
+
+
+class PretrainingModel(nn.Module):
+    """BERT with its masked-language-model and next-sentence heads (section 3.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config)
+        self.mlm = MaskedLanguageHead(config)
+        self.nsp = nn.Linear(config.hidden_size, 2)
+        initialize(self.nsp, config.initializer_range)
+
+    def forward(self, batch: Batch) -> PretrainingOutput:
+        """Score the masked positions and the sentence pairs of a batch; without masked positions M is 0."""
+        encoded = self.bert(batch)
+        positions = batch.masked_positions
+        if positions is None:
+            positions = batch.token_ids.new_empty(0)
+        mlm_logits = self.mlm(encoded.hidden.index_select(0, positions), self.bert.embeddings.token.weight)
+        return PretrainingOutput(mlm_logits, self.nsp(encoded.pooled))
+
+
+class MaskedLanguageHead(nn.Module):
+    """A transform, then the vocabulary projection, whose weights are the token embeddings'."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.hidden_act
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        initialize(self.transform, config.initializer_range)
+
+    def forward(self, hidden: Tensor, token_embeddings: Tensor) -> Tensor:
+        """Return logits (M, V) for the gathered positions ``hidden`` (M, H)."""
+        transformed = self.norm(activate(self.transform(hidden), self.activation))
+        return F.linear(transformed, token_embeddings, self.bias)
+
+
+def pretraining_loss_sums(output: PretrainingOutput, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the summed cross entropies (nats) of the M masked tokens and of the N pairs.
+
+    Sums and not means: the step divides by the counts of all its micro-batches together.
+    """
+    assert batch.masked_labels is not None
+    assert batch.labels is not None
+    mlm = F.cross_entropy(output.mlm_logits.float(), batch.masked_labels, reduction="sum")
+    nsp = F.cross_entropy(output.nsp_logits.float(), batch.labels, reduction="sum")
+    return mlm, nsp
+
+
+class SequenceClassifier(nn.Module):
+    """BERT with a linear layer over the pooled [CLS] vector (section 4.1)."""
+
+    def __init__(self, config: ModelConfig, num_labels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (N, C)."""
+        logits: Tensor = self.classifier(self.dropout(self.bert(batch).pooled))
+        return logits

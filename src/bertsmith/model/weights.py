@@ -1,0 +1,307 @@
+"""Model directories in the transformers layout: names, configuration, safetensors.
+
+A model directory holds config.json, model.safetensors and the tokenizer's files, with checksums. What
+Bertsmith adds (task, columns, length) stands under the key ``bertsmith`` of config.json, where transformers
+leaves it alone. Weights are read from safetensors only: a pickle is never opened.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bertsmith import files
+from bertsmith.config import ModelConfig
+from bertsmith.errors import InputError
+from bertsmith.model.bert import Bert
+from bertsmith.model.heads import PretrainingModel, SequenceClassifier
+
+if TYPE_CHECKING:
+    from bertsmith.text.tokenizer import Tokenizer
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+# Ours, then transformers'. A trailing dot stands for .weight and .bias; {n} for a layer's number.
+NAMES = (
+    ("bert.embeddings.token.weight", "bert.embeddings.word_embeddings.weight"),
+    ("bert.embeddings.position.weight", "bert.embeddings.position_embeddings.weight"),
+    ("bert.embeddings.segment.weight", "bert.embeddings.token_type_embeddings.weight"),
+    ("bert.embeddings.norm.", "bert.embeddings.LayerNorm."),
+    ("bert.layers.{n}.attention_output.", "bert.encoder.layer.{n}.attention.output.dense."),
+    ("bert.layers.{n}.attention_norm.", "bert.encoder.layer.{n}.attention.output.LayerNorm."),
+    ("bert.layers.{n}.intermediate.", "bert.encoder.layer.{n}.intermediate.dense."),
+    ("bert.layers.{n}.output.", "bert.encoder.layer.{n}.output.dense."),
+    ("bert.layers.{n}.output_norm.", "bert.encoder.layer.{n}.output.LayerNorm."),
+    ("bert.pooler.", "bert.pooler.dense."),
+    ("mlm.bias", "cls.predictions.bias"),
+    ("mlm.transform.", "cls.predictions.transform.dense."),
+    ("mlm.norm.", "cls.predictions.transform.LayerNorm."),
+    ("nsp.", "cls.seq_relationship."),
+    ("classifier.", "classifier."),
+)
+# transformers keeps the three projections apart; ours are one matrix, in this order.
+FUSED = "bert.layers.{n}.query_key_value."
+PARTS = tuple(f"bert.encoder.layer.{{n}}.attention.self.{part}." for part in ("query", "key", "value"))
+# The tied projection and a constant buffer, which some directories repeat.
+REPEATED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "bert.embeddings.position_ids")
+
+ARCHITECTURES: dict[type[nn.Module], str] = {
+    Bert: "BertModel",
+    PretrainingModel: "BertForPreTraining",
+    SequenceClassifier: "BertForSequenceClassification",
+}
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def name_table(num_layers: int) -> list[tuple[str, tuple[str, ...]]]:
+    """Return every tensor's name here with its name (or its three parts' names) in transformers."""
+    table: list[tuple[str, tuple[str, ...]]] = []
+    for ours, theirs in (*((o, (t,)) for o, t in NAMES), (FUSED, PARTS)):
+        layers = range(num_layers) if "{n}" in ours else (0,)
+        ends = ("weight", "bias") if ours.endswith(".") else ("",)
+        table += [
+            (ours.format(n=n) + end, tuple(name.format(n=n) + end for name in theirs)) for n in layers for end in ends
+        ]
+    return table
+
+
+def to_transformers(tensors: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """Rename (and split) tensors from Bertsmith's names to transformers'."""
+    renamed = {}
+    for ours, theirs in name_table(num_layers):
+        if ours in tensors:
+            for name, part in zip(theirs, tensors[ours].chunk(len(theirs)), strict=True):
+                renamed[name] = part.contiguous()
+    return renamed
+
+
+def from_transformers(tensors: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """Rename (and join) tensors from transformers' names to Bertsmith's; others are left out."""
+    known = {_current(name): tensor for name, tensor in tensors.items()}
+    return {
+        ours: torch.cat([known[name] for name in theirs]) if len(theirs) > 1 else known[theirs[0]]
+        for ours, theirs in name_table(num_layers)
+        if all(name in known for name in theirs)
+    }
+
+
+def _current(name: str) -> str:
+    # A bare BertModel is saved without the prefix; the oldest checkpoints say gamma and beta.
+    if name.startswith(("embeddings.", "encoder.", "pooler.")):
+        name = f"bert.{name}"
+    return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What config.json says.
+
+    Attributes:
+        config: the encoder's numbers.
+        labels: the task's label names in the order of the logits; empty without a task.
+        extras: what Bertsmith wrote beside it: task, columns, max_length.
+        architecture: transformers' class name, or an empty string.
+    """
+
+    config: ModelConfig
+    labels: tuple[str, ...]
+    extras: dict[str, Any]
+    architecture: str
+
+
+def model_directory(path: Path) -> Path:
+    """Return the directory with config.json: ``path`` itself, or a finished or running run's model in it.
+
+    Raises:
+        InputError: there is no model.
+    """
+    if not path.exists():
+        raise InputError("no such directory; expected a model or a run", path=path)
+    if not path.is_dir():
+        raise InputError("is a file; expected the directory of a model or a run", path=path)
+    checkpoints = sorted((path / "checkpoints").glob("step-*"), reverse=True)
+    for candidate in (path, path / "model", *checkpoints):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    raise InputError(f"holds no model: expected {CONFIG} and {WEIGHTS} here or in model/", path=path)
+
+
+def read_info(directory: Path) -> ModelInfo:
+    """Read a model's config.json.
+
+    Raises:
+        InputError: the file is missing or damaged, is not of a BERT, or asks for what is not BERT's (relative
+            positions, a decoder, an untied vocabulary projection).
+    """
+    path = directory / CONFIG
+    values = files.read_json(path, what="the configuration of a BERT")
+    if values.get("model_type") != "bert":
+        raise InputError(f"model_type is {values.get('model_type')!r}; expected 'bert'", path=path)
+    for name, expected in (
+        ("position_embedding_type", "absolute"),
+        ("is_decoder", False),
+        ("tie_word_embeddings", True),
+    ):
+        if values.get(name, expected) != expected:
+            raise InputError(f"{name} is {values[name]!r}; only {expected!r} is BERT", path=path)
+    numbers = {name: values[name] for name in ModelConfig.model_fields if values.get(name) is not None}
+    try:
+        config = ModelConfig.parse(numbers)
+    except InputError as error:
+        raise InputError(str(error), path=path) from None
+    id2label = values.get("id2label") or {}
+    try:
+        labels = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+    except (AttributeError, TypeError, ValueError):
+        raise InputError("id2label is not an object of numbers and names", path=path) from None
+    return ModelInfo(config, labels, dict(values.get("bertsmith") or {}), (values.get("architectures") or [""])[0])
+
+
+def write_model(
+    model: nn.Module,
+    directory: Path,
+    tokenizer: Tokenizer,
+    *,
+    labels: tuple[str, ...] = (),
+    extras: dict[str, Any] | None = None,
+) -> None:
+    """Write config.json, model.safetensors and the tokenizer into an existing directory.
+
+    Use inside :func:`bertsmith.files.new_directory`, which makes the whole atomic.
+    """
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    values: dict[str, Any] = {"architectures": [ARCHITECTURES[type(model)]], "model_type": "bert"}
+    values |= config.model_dump() | {"tie_word_embeddings": True, "dtype": "float32"}
+    if labels:
+        values["id2label"] = {str(number): name for number, name in enumerate(labels)}
+        values["label2id"] = {name: number for number, name in enumerate(labels)}
+    values["bertsmith"] = extras or {}
+    tensors = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
+    if isinstance(model, Bert):
+        tensors = {f"bert.{name}": tensor for name, tensor in tensors.items()}
+    save_file(to_transformers(tensors, config.num_hidden_layers), directory / WEIGHTS, metadata={"format": "pt"})
+    files.write_json(directory / CONFIG, values)
+    tokenizer.save(directory)
+
+
+def save_model(
+    model: nn.Module,
+    directory: Path,
+    tokenizer: Tokenizer,
+    *,
+    labels: tuple[str, ...] = (),
+    extras: dict[str, Any] | None = None,
+) -> None:
+    """Write a model directory at once: the one that stood there stays until the new one is whole."""
+    with files.new_directory(directory) as temporary:
+        write_model(model, temporary, tokenizer, labels=labels, extras=extras)
+
+
+def read_tensors(directory: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """Read model.safetensors under Bertsmith's names, in float32.
+
+    Raises:
+        InputError: there are no safetensors (a pickle is refused), or the file is damaged.
+    """
+    path = directory / WEIGHTS
+    if not path.is_file():
+        pickles = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+        if pickles:
+            raise InputError(
+                f"only {', '.join(pickles)} here: a pickle can run any code and is never loaded. "
+                f"Expected {WEIGHTS}; convert it where you trust its source",
+                path=directory,
+            )
+        raise InputError("expected the weights here, in safetensors", path=path)
+    if (directory / files.CHECKSUMS).is_file():
+        files.check_directory(directory, what="the model")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        hint = " (this is a pickle, which is never loaded)" if _is_pickle(path) else ""
+        raise InputError(f"is not a whole safetensors file{hint}: {error}", path=path) from None
+    return {name: tensor.float() for name, tensor in from_transformers(tensors, config.num_hidden_layers).items()}
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:1] == b"\x80" or start == b"PK\x03\x04"
+
+
+def fill_model(model: Model, tensors: dict[str, Tensor], directory: Path, *, fresh: tuple[str, ...] = ()) -> Model:
+    """Copy tensors into a model.
+
+    Args:
+        model: what to fill; names as in its ``state_dict``.
+        tensors: by Bertsmith's names; those that the model does not have are left out.
+        directory: where they are from, for messages.
+        fresh: prefixes of tensors that may be missing and then keep their random start.
+
+    Raises:
+        InputError: a tensor is missing or has another shape than the configuration says.
+    """
+    state = model.state_dict()
+    for name, own in state.items():
+        if name not in tensors:
+            if name.startswith(fresh) and fresh:
+                continue
+            raise InputError(
+                f"has no weights for {name} (Bertsmith's name); is it the right kind of model?", path=directory
+            )
+        if tensors[name].shape != own.shape:
+            seen, expected = tuple(tensors[name].shape), tuple(own.shape)
+            raise InputError(f"{name} has shape {seen}, but {CONFIG} says {expected}", path=directory / WEIGHTS)
+        own.copy_(tensors[name])
+    return model
+
+
+def load_encoder(path: Path) -> Bert:
+    """Load the encoder of any BERT directory, in evaluation mode; a missing pooler starts random."""
+    directory = model_directory(path)
+    config = read_info(directory).config
+    tensors = read_tensors(directory, config)
+    encoder = {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if name.startswith("bert.")}
+    return fill_model(Bert(config), encoder, directory, fresh=("pooler.",)).eval()
+
+
+def load_pretraining_model(path: Path) -> PretrainingModel:
+    """Load a model with both pre-training heads, in evaluation mode.
+
+    Raises:
+        InputError: the directory has no such heads (a fine-tuned model, a bare encoder).
+    """
+    directory = model_directory(path)
+    config = read_info(directory).config
+    tensors = read_tensors(directory, config)
+    for prefix, head in (("mlm.", "masked-language-model"), ("nsp.", "next-sentence")):
+        if not any(name.startswith(prefix) for name in tensors):
+            raise InputError(f"has no {head} head; expected a pre-training run", path=directory)
+    return fill_model(PretrainingModel(config), tensors, directory).eval()
+
+
+def load_classifier(path: Path) -> tuple[SequenceClassifier, ModelInfo]:
+    """Load a model tuned to classify, in evaluation mode.
+
+    Raises:
+        InputError: the directory holds another kind of model.
+    """
+    directory = model_directory(path)
+    info = read_info(directory)
+    tensors = read_tensors(directory, info.config)
+    if "classifier.weight" not in tensors or not info.labels:
+        raise InputError(
+            "is not a fine-tuned classifier (no classifier weights or no label names); "
+            "make one with: bertsmith finetune classify MODEL --train F --dev F -o DIR",
+            path=directory,
+        )
+    return fill_model(SequenceClassifier(info.config, len(info.labels)), tensors, directory).eval(), info

@@ -1,0 +1,360 @@
+"""TokenStore: documents > sentences > token ids in memory-mapped Arrow files, and how a shard is written.
+
+A store is a directory::
+
+    manifest.json        counts, fingerprint of the tokenizer, sources, shards
+    shard-00000.arrow    one record batch: sentences list<list<uint16>>, source int32, line int64
+    token_counts.npy     (V,) int64, how often each token occurs
+    tokenizer/           the vocabulary that made the ids
+    config.yaml          the settings that it was made with
+    checksums.json       SHA-256 of every file above
+
+The nested offsets of the lists give document and sentence lengths without touching an id.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bertsmith import files
+from bertsmith.errors import InputError
+from bertsmith.text.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TOKEN_COUNTS = "token_counts.npy"
+TOKENIZER = "tokenizer"
+CONFIG = "config.yaml"
+
+_WHAT = "a token store made by 'bertsmith prepare'"
+
+
+def id_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the dtype that a store keeps ids in: uint16 up to 65,535 entries, uint32 above."""
+    return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
+
+
+@dataclass(frozen=True)
+class TokenisedDocuments:
+    """D documents of S sentences and T tokens in total, laid end to end.
+
+    Attributes:
+        sentence_counts: (D,) int32, sentences of each document.
+        sentence_lengths: (S,) int32, tokens of each sentence.
+        token_ids: (T,) uint16 or uint32, no special tokens.
+        characters: (D,) int64, characters of each document's sentences.
+        sources: (D,) int32, index into the manifest's sources.
+        lines: (D,) int64, where the document starts in its source, counted from 1.
+        ordinals: (D,) int64, how many documents were read before it, dropped ones included.
+    """
+
+    sentence_counts: np.ndarray
+    sentence_lengths: np.ndarray
+    token_ids: np.ndarray
+    characters: np.ndarray
+    sources: np.ndarray
+    lines: np.ndarray
+    ordinals: np.ndarray
+
+    @property
+    def num_documents(self) -> int:
+        """D."""
+        return len(self.sentence_counts)
+
+    def token_ends(self) -> np.ndarray:
+        """Return (D,) int64: tokens up to and including each document."""
+        sentence_ends = np.cumsum(self.sentence_counts, dtype=np.int64)
+        return offsets(self.sentence_lengths, np.int64)[sentence_ends]
+
+    def without_empty(self) -> TokenisedDocuments:
+        """Return the documents that have a sentence."""
+        full = self.sentence_counts > 0
+        return TokenisedDocuments(
+            sentence_counts=self.sentence_counts[full],
+            sentence_lengths=self.sentence_lengths,
+            token_ids=self.token_ids,
+            characters=self.characters[full],
+            sources=self.sources[full],
+            lines=self.lines[full],
+            ordinals=self.ordinals[full],
+        )
+
+    def slice(self, start: int, stop: int) -> TokenisedDocuments:
+        """Return documents ``[start, stop)`` as views."""
+        sentences = offsets(self.sentence_counts, np.int64)[[start, stop]]
+        tokens = offsets(self.sentence_lengths, np.int64)[sentences]
+        return TokenisedDocuments(
+            sentence_counts=self.sentence_counts[start:stop],
+            sentence_lengths=self.sentence_lengths[slice(*sentences)],
+            token_ids=self.token_ids[slice(*tokens)],
+            characters=self.characters[start:stop],
+            sources=self.sources[start:stop],
+            lines=self.lines[start:stop],
+            ordinals=self.ordinals[start:stop],
+        )
+
+    @staticmethod
+    def join(parts: list[TokenisedDocuments]) -> TokenisedDocuments:
+        """Lay parts end to end."""
+        names = TokenisedDocuments.__dataclass_fields__
+        return TokenisedDocuments(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+
+def offsets(lengths: np.ndarray, dtype: type[np.integer[Any]]) -> np.ndarray:
+    """Return (N + 1,) starts of N pieces laid end to end, the total as the last."""
+    starts = np.zeros(len(lengths) + 1, dtype=dtype)
+    np.cumsum(lengths, out=starts[1:])
+    return starts
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
+    return f"shard-{number:05d}.arrow"
+
+
+def write_shard(path: Path, documents: TokenisedDocuments) -> None:
+    """Write one shard so that ``path`` appears only when it is whole and on disk.
+
+    Fewer than 2^31 tokens: the offsets are 32-bit.
+    """
+    sentences = pa.ListArray.from_arrays(
+        pa.array(offsets(documents.sentence_lengths, np.int32)), pa.array(documents.token_ids)
+    )
+    batch = pa.record_batch(
+        {
+            "sentences": pa.ListArray.from_arrays(
+                pa.array(offsets(documents.sentence_counts, np.int32)),
+                sentences,
+            ),
+            "source": pa.array(documents.sources, type=pa.int32()),
+            "line": pa.array(documents.lines, type=pa.int64()),
+        }
+    )
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        files.sync_directory(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Views into one memory-mapped shard of D documents, S sentences and T tokens.
+
+    Attributes:
+        sentence_starts: (D + 1,) int32, document d holds sentences ``[starts[d], starts[d + 1])``.
+        token_starts: (S + 1,) int32, the same for the tokens of sentences.
+        token_ids: (T,) uint16 or uint32.
+        sources: (D,) int32.
+        lines: (D,) int64.
+    """
+
+    sentence_starts: np.ndarray
+    token_starts: np.ndarray
+    token_ids: np.ndarray
+    sources: np.ndarray
+    lines: np.ndarray
+
+
+def read_shard(path: Path) -> Shard:
+    """Memory-map a shard; nothing is copied.
+
+    Raises:
+        InputError: the file is missing or is not a whole shard.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+        documents = batch.column("sentences")
+        sentences = documents.values
+        shard = Shard(
+            sentence_starts=documents.offsets.to_numpy(),
+            token_starts=sentences.offsets.to_numpy(),
+            token_ids=sentences.values.to_numpy(),
+            sources=batch.column("source").to_numpy(),
+            lines=batch.column("line").to_numpy(),
+        )
+    except FileNotFoundError:
+        raise InputError("missing; the token store is not complete", path=path) from None
+    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
+        raise InputError(f"is not a whole shard of a token store: {error}", path=path) from None
+    if shard.sentence_starts[-1] != len(shard.token_starts) - 1 or shard.token_starts[-1] != len(shard.token_ids):
+        raise InputError("is not a whole shard of a token store: its offsets do not fit", path=path)
+    return shard
+
+
+class TokenStore:
+    """A corpus as token ids, read from memory-mapped files. Threads may read it together; it can be pickled.
+
+    Attributes:
+        path: the directory.
+        manifest: what manifest.json holds.
+        tokenizer: the one that made the ids.
+        token_counts: (V,) int64, how often each token of the vocabulary occurs.
+        num_documents: D.
+        num_sentences: over all documents.
+        num_tokens: over all documents.
+    """
+
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], tokenizer: Tokenizer, token_counts: np.ndarray, shards: list[Shard]
+    ) -> None:
+        """Use :meth:`open`."""
+        self.path = path
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.token_counts = token_counts
+        self.num_documents = int(manifest["counts"]["documents"])
+        self.num_sentences = int(manifest["counts"]["sentences"])
+        self.num_tokens = int(manifest["counts"]["tokens"])
+        self._shards = shards
+        # A list, not an array: bisect on it takes a tenth of np.searchsorted's time.
+        self._shard_starts = offsets(np.array([len(s.lines) for s in shards]), np.int64).tolist()
+
+    @classmethod
+    def open(cls, path: Path | str, check: bool = True) -> TokenStore:
+        """Open a store.
+
+        Args:
+            path: the directory.
+            check: compare every file with its checksum (reads the whole store once, about 1 GB/s); without
+                it only names and sizes are compared.
+
+        Raises:
+            InputError: this is not a token store, or a file of it is missing, cut short, changed or does
+                not belong to it. The message names the file.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if check:
+            files.check_directory(path, what="the token store")
+        for shard in manifest["shards"]:
+            file = path / shard["file"]
+            if not file.is_file():
+                raise InputError("missing; the token store is not complete", path=file)
+            if file.stat().st_size != shard["bytes"]:
+                raise InputError(
+                    f"holds {file.stat().st_size} bytes, expected {shard['bytes']}: it was cut short or changed on "
+                    "disk; run 'bertsmith prepare' again into another output",
+                    path=file,
+                )
+        tokenizer = Tokenizer.load(path / TOKENIZER)
+        if tokenizer.hash != manifest["tokenizer_hash"] or tokenizer.vocab_size != manifest["vocab_size"]:
+            raise InputError("is not the vocabulary that this store was made with", path=path / TOKENIZER)
+        shards = [read_shard(path / shard["file"]) for shard in manifest["shards"]]
+        for shard, entry in zip(shards, manifest["shards"], strict=True):
+            if len(shard.lines) != entry["documents"] or len(shard.token_ids) != entry["tokens"]:
+                raise InputError("does not hold the counts of the manifest", path=path / entry["file"])
+        return cls(path, manifest, tokenizer, _read_token_counts(path / TOKEN_COUNTS, manifest["vocab_size"]), shards)
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return int(self.manifest["vocab_size"])
+
+    @cached_property
+    def document_tokens(self) -> np.ndarray:
+        """(D,) int64, tokens of each document."""
+        return self._per_document(lambda s: np.diff(s.token_starts[s.sentence_starts]))
+
+    @cached_property
+    def document_sentences(self) -> np.ndarray:
+        """(D,) int64, sentences of each document; at least 1."""
+        return self._per_document(lambda s: np.diff(s.sentence_starts))
+
+    def sentence_lengths(self, document: int) -> np.ndarray:
+        """Return (S,) int32, the tokens of each sentence of a document; none is 0."""
+        shard, number = self._find(document)
+        start, stop = shard.sentence_starts[number], shard.sentence_starts[number + 1]
+        starts = shard.token_starts[start : stop + 1]
+        return starts[1:] - starts[:-1]
+
+    def sentence(self, document: int, sentence: int) -> np.ndarray:
+        """Return the ids of a sentence, a read-only uint16 or uint32 view; ``sentence`` counts from 0."""
+        shard, number = self._find(document)
+        at = shard.sentence_starts[number] + sentence
+        if not 0 <= sentence or at >= shard.sentence_starts[number + 1]:
+            raise IndexError(f"document {document} has no sentence {sentence}")
+        return shard.token_ids[shard.token_starts[at] : shard.token_starts[at + 1]]
+
+    def origin(self, document: int) -> tuple[str, int]:
+        """Return the source of a document and the line in it where it starts."""
+        shard, number = self._find(document)
+        return self.manifest["sources"][shard.sources[number]]["path"], int(shard.lines[number])
+
+    def require_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Refuse to go on with another vocabulary than the one that made the ids.
+
+        Raises:
+            InputError: ``tokenizer`` gives other ids than the store holds.
+        """
+        if tokenizer.hash != self.manifest["tokenizer_hash"]:
+            raise InputError(
+                f"was made with another vocabulary (of {self.vocab_size} entries; this one has "
+                f"{tokenizer.vocab_size}); prepare the text again with this vocabulary",
+                path=self.path,
+            )
+
+    def close(self) -> None:
+        """Let go of the files. Views that were handed out stay valid."""
+        self._shards = []
+        self._shard_starts = [0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process maps the files itself; they were checked when this one opened them.
+        return TokenStore.open, (self.path.absolute(), False)
+
+    def _find(self, document: int) -> tuple[Shard, int]:
+        if not 0 <= document < self._shard_starts[-1]:
+            raise IndexError(f"no document {document}: the store holds {self._shard_starts[-1]}")
+        number = bisect_right(self._shard_starts, document) - 1
+        return self._shards[number], document - self._shard_starts[number]
+
+    def _per_document(self, numbers: Callable[[Shard], np.ndarray]) -> np.ndarray:
+        return np.concatenate([numbers(shard) for shard in self._shards]).astype(np.int64)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of the store in the directory ``path``.
+
+    Raises:
+        InputError: there is none, or it is not one that this version reads.
+    """
+    manifest = files.read_json(path / MANIFEST, what=_WHAT)
+    if manifest.get("version") != FORMAT_VERSION:
+        raise InputError(
+            f"version {manifest.get('version')!r}, expected {FORMAT_VERSION}: {_WHAT} of this version of Bertsmith",
+            path=path / MANIFEST,
+        )
+    missing = {"counts", "tokenizer_hash", "vocab_size", "sources", "shards"} - manifest.keys()
+    if missing:
+        raise InputError(f"has no {sorted(missing)[0]!r}; expected {_WHAT}", path=path / MANIFEST)
+    return manifest
+
+
+def _read_token_counts(path: Path, vocab_size: int) -> np.ndarray:
+    try:
+        counts: np.ndarray = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError("missing; the token store is not complete", path=path) from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"is not readable as token counts: {error}", path=path) from None
+    if counts.shape != (vocab_size,) or counts.dtype != np.int64:
+        raise InputError(f"holds {counts.dtype} {counts.shape}, expected int64 ({vocab_size},)", path=path)
+    counts.setflags(write=False)
+    return counts
