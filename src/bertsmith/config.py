@@ -121,6 +121,10 @@ class CorpusSettings(Configuration):
         "auto",
         description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean); others (latin-1) only by name.",
     )
+    quoting: Literal["auto", "none"] = Field(
+        "auto",
+        description="Whether quotes enclose fields in csv/tsv; auto: in csv always, in tsv when they balance.",
+    )
     sentences: Literal["auto", "rules", "line", "kiwi"] = Field(
         "auto",
         description="How sentences are found: rules for English and Korean, one a line, or kiwi (Korean, extra 'ko'); "

@@ -9,13 +9,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from bertsmith.errors import InputError
 
 CHECKSUMS = "checksums.json"
+LOCK = ".lock"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -97,9 +98,9 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise
 
 
-def seal(directory: Path) -> None:
-    """Write the checksums of all files below ``directory`` into it and sync everything to disk."""
-    names = _files_below(directory)
+def seal(directory: Path, leave_out: Collection[str] = ()) -> None:
+    """Write the checksums of all files below ``directory`` but ``leave_out`` into it and sync everything to disk."""
+    names = [name for name in _files_below(directory) if name not in leave_out]
     write_json(directory / CHECKSUMS, {name: sha256(directory / name) for name in names})
     for name in names:
         with (directory / name).open("rb") as file:
@@ -148,7 +149,7 @@ def only_writer(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot be made as a directory: {error.strerror}", path=directory) from None
-    with (directory / ".lock").open("w") as lock:
+    with (directory / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -282,13 +282,14 @@ class TokenStore:
         shard, number = self._find(document)
         start, stop = shard.sentence_starts[number], shard.sentence_starts[number + 1]
         starts = shard.token_starts[start : stop + 1]
-        return starts[1:] - starts[:-1]
+        lengths: np.ndarray = starts[1:] - starts[:-1]
+        return lengths
 
     def sentence(self, document: int, sentence: int) -> np.ndarray:
         """Return the ids of a sentence, a read-only uint16 or uint32 view; ``sentence`` counts from 0."""
         shard, number = self._find(document)
         at = shard.sentence_starts[number] + sentence
-        if not 0 <= sentence or at >= shard.sentence_starts[number + 1]:
+        if sentence < 0 or at >= shard.sentence_starts[number + 1]:
             raise IndexError(f"document {document} has no sentence {sentence}")
         return shard.token_ids[shard.token_starts[at] : shard.token_starts[at + 1]]
 

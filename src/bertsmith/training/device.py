@@ -1,0 +1,82 @@
+"""Where a run computes: device, threads, arithmetic."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from bertsmith.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``auto`` is the first GPU, or the CPU where there is none.
+
+    Raises:
+        InputError: the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used here: {reason}") from None
+    return device
+
+
+def cpu_quota() -> int:
+    """Return how many CPUs this process may use: its affinity, and its control group's quota if lower."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return affinity if quota == "max" else max(1, min(affinity, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return affinity
+
+
+def set_threads(threads: int) -> int:
+    """Give torch ``threads`` threads (0: the quota) and return their number."""
+    chosen = threads or cpu_quota()
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def pick_precision(name: str, device: torch.device, hidden_size: int) -> torch.dtype:
+    """Return the matrix products' type; ``auto`` times a product of this width in both for a moment.
+
+    bfloat16 on a processor without its instructions is several times slower than float32, so it is never
+    taken for granted.
+    """
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    seconds = {dtype: _time_product(dtype, device, hidden_size) for dtype in (torch.float32, torch.bfloat16)}
+    # Converting weights and activations back and forth costs too: bfloat16 must win clearly.
+    return torch.bfloat16 if seconds[torch.bfloat16] < 0.7 * seconds[torch.float32] else torch.float32
+
+
+def _time_product(dtype: torch.dtype, device: torch.device, hidden_size: int) -> float:
+    inputs = torch.ones(1024, hidden_size, dtype=dtype, device=device)
+    weight = torch.ones(4 * hidden_size, hidden_size, dtype=dtype, device=device)
+    best = math.inf
+    for _ in range(4):
+        start = time.perf_counter()
+        F.linear(inputs, weight)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which matrix products run in ``dtype``; weights stay float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -1,0 +1,78 @@
+"""What a pre-training run knows about held-out text, beside what frequencies alone would tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bertsmith.batch import Batch
+from bertsmith.model.heads import PretrainingModel, pretraining_loss_sums
+from bertsmith.training.device import autocast
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures over fixed held-out instances with fixed masks.
+
+    Attributes:
+        mlm_loss: mean cross entropy of the masked tokens (nats).
+        mlm_accuracy: share of masked tokens whose best guess is right.
+        perplexity: exp of ``mlm_loss``.
+        nsp_loss: mean cross entropy of the pairs (nats).
+        nsp_accuracy: share of pairs told right.
+        unigram_entropy: ``mlm_loss`` of a model that knows only how frequent each token is (nats).
+    """
+
+    mlm_loss: float
+    mlm_accuracy: float
+    perplexity: float
+    nsp_loss: float
+    nsp_accuracy: float
+    unigram_entropy: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: PretrainingModel,
+    batches: Sequence[Batch],
+    unigram_entropy: float,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Evaluation:
+    """Evaluate without dropout; the result does not depend on how the instances are batched."""
+    model.eval()
+    mlm_loss = nsp_loss = 0.0
+    mlm_right = nsp_right = mlm_count = nsp_count = 0
+    for held in batches:
+        batch = held.to(device)
+        assert batch.masked_labels is not None
+        assert batch.labels is not None
+        with autocast(dtype, device):
+            output = model(batch)
+        mlm_sum, nsp_sum = pretraining_loss_sums(output, batch)
+        mlm_loss += float(mlm_sum)
+        nsp_loss += float(nsp_sum)
+        mlm_right += int((output.mlm_logits.argmax(1) == batch.masked_labels).sum())
+        nsp_right += int((output.nsp_logits.argmax(1) == batch.labels).sum())
+        mlm_count += len(batch.masked_labels)
+        nsp_count += len(batch.labels)
+    mean = mlm_loss / mlm_count
+    return Evaluation(
+        mlm_loss=mean,
+        mlm_accuracy=mlm_right / mlm_count,
+        perplexity=math.exp(min(mean, 700)),
+        nsp_loss=nsp_loss / nsp_count,
+        nsp_accuracy=nsp_right / nsp_count,
+        unigram_entropy=unigram_entropy,
+    )
+
+
+def unigram_entropy(token_counts: np.ndarray, batches: Sequence[Batch]) -> float:
+    """Return the mean of -log p(token) over the masked tokens, with p from ``token_counts`` (V,) plus one each."""
+    log_share = np.log((token_counts + 1) / (token_counts.sum() + len(token_counts)))
+    labels = np.concatenate([batch.masked_labels.numpy() for batch in batches if batch.masked_labels is not None])
+    return float(-log_share[labels].mean())

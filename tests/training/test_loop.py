@@ -1,0 +1,161 @@
+"""The step: one denominator over micro-batches, dropout by key, and a stop that ends on a whole step."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from bertsmith.batch import Batch, pack
+from bertsmith.config import ModelConfig, OptimizerSettings
+from bertsmith.model.heads import PretrainingModel
+from bertsmith.training.budget import Budget, measure_step
+from bertsmith.training.loop import Progress, StopRequest, accumulate_gradients, dropout_seed, train
+from bertsmith.training.optimizer import make_optimizer
+from bertsmith.training.pretrain import _objective
+from bertsmith.training.schedule import fixed
+
+CPU = torch.device("cpu")
+
+
+def tiny(dropout: float) -> PretrainingModel:
+    torch.manual_seed(6)
+    return PretrainingModel(
+        ModelConfig(
+            vocab_size=41,
+            num_hidden_layers=2,
+            hidden_size=20,
+            num_attention_heads=2,
+            intermediate_size=33,
+            max_position_embeddings=19,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+    )
+
+
+def sequences(seed: int, count: int = 7) -> list[Batch]:
+    """Sequences of their own as batches of one, each with a different number of masked tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for n in range(count):
+        length = 5 + 2 * n
+        batch = pack([torch.randint(5, 41, (length,), generator=generator).numpy()], labels=[n % 2])
+        masked = torch.arange(1, 2 + n % 4)
+        batches.append(replace(batch, masked_positions=masked, masked_labels=masked + 20))
+    return batches
+
+
+def together(batches: list[Batch]) -> Batch:
+    starts = torch.cat([b.sequence_starts[-1:] for b in batches]).cumsum(0)
+    offsets = [0, *starts[:-1].tolist()]
+    return Batch(
+        token_ids=torch.cat([b.token_ids for b in batches]),
+        segment_ids=torch.cat([b.segment_ids for b in batches]),
+        position_ids=torch.cat([b.position_ids for b in batches]),
+        sequence_starts=torch.tensor([0, *starts.tolist()]),
+        max_length=max(b.max_length for b in batches),
+        masked_positions=torch.cat([b.masked_positions + o for b, o in zip(batches, offsets, strict=True)]),
+        masked_labels=torch.cat([b.masked_labels for b in batches]),
+        labels=torch.cat([b.labels for b in batches]),
+    )
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("next_sentence", [True, False])
+def test_micro_batches_have_one_denominator(next_sentence: bool) -> None:
+    parts = sequences(1)
+    whole, split = tiny(0.0), tiny(0.0)
+    objective = _objective(next_sentence)
+    arguments = (objective, 3, CPU, torch.float32, 0)
+    for parameter in (*whole.parameters(), *split.parameters()):
+        parameter.grad = torch.zeros_like(parameter)
+    losses = accumulate_gradients(whole, [together(parts)], *arguments)
+    split_losses = accumulate_gradients(split, [together(parts[:2]), together(parts[2:6]), parts[6]], *arguments)
+    assert losses == pytest.approx(split_losses, rel=1e-6)
+    assert ("nsp_loss" in losses) == next_sentence
+    for (name, a), b in zip(gradients(whole).items(), gradients(split).values(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-7), name
+
+
+def test_dropout_depends_on_the_step_and_nothing_before() -> None:
+    batch = [together(sequences(2))]
+    losses = []
+    for step, noise in ((5, 0), (5, 99), (6, 0)):
+        torch.manual_seed(noise)
+        losses.append(accumulate_gradients(tiny(0.4), batch, _objective(True), step, CPU, torch.float32, 0)["mlm_loss"])
+    assert losses[0] == losses[1] != losses[2]
+    assert dropout_seed(1, 2) != dropout_seed(2, 1)
+
+
+def test_loss_falls_and_the_optimizer_decays_matrices_only() -> None:
+    model = tiny(0.0)
+    settings = OptimizerSettings(weight_decay=0.3)
+    optimizer = make_optimizer(model, settings)
+    decayed, plain = optimizer.param_groups
+    assert decayed["weight_decay"] == 0.3
+    assert plain["weight_decay"] == 0.0
+    assert all(p.ndim == 1 for p in plain["params"])
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+
+    def forever() -> Iterator[list[Batch]]:
+        while True:
+            yield [together(sequences(3))]
+
+    progress = Progress(fixed(3e-3, 0.1, 60))
+    reports = list(
+        train(
+            model, optimizer, progress, forever(), _objective(True),
+            settings=settings, device=CPU, dtype=torch.float32, seed=0,
+        )
+    )  # fmt: skip
+    assert [r.step for r in reports] == list(range(1, 61))
+    assert reports[-1].loss < 0.3 * reports[0].loss
+    assert progress.tokens == 60 * together(sequences(3)).num_tokens
+    assert all(r.grad_norm > 0 for r in reports)
+
+
+def test_first_signal_asks_and_second_interrupts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_measuring_a_step_leaves_the_model_alone() -> None:
+    model = tiny(0.1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    seconds = measure_step(
+        model, lambda step: [together(sequences(step))], _objective(True), OptimizerSettings(), CPU, torch.float32,
+        at_most=0.01,
+    )  # fmt: skip
+    assert 0 < seconds < 10
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_budget_follows_the_speed_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("bertsmith.training.budget.time.monotonic", lambda: now)
+    budget = Budget(seconds=50.0, start=100.0)
+    progress = Progress(fixed(1.0, 0.1, budget.steps_left(0.5)))
+    assert progress.schedule.total_steps == 100
+    # The machine turns out to be half as fast as measured.
+    while progress.step < progress.schedule.total_steps:
+        now += 1.0
+        progress.step += 1
+        progress.seconds += 1.0
+        progress.schedule = budget.refit(progress)
+    assert 49 <= progress.step <= 51
+    assert progress.schedule.learning_rate(progress.step - 1) < 0.1
+    assert len(progress.schedule.segments) <= 52
