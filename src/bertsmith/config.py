@@ -152,7 +152,6 @@ class VocabularySettings(CorpusSettings):
     held_out: float = Field(
         0.02, ge=0, lt=0.5, description="Share of documents kept for the report and not learned from."
     )
-    workers: int = Field(0, ge=0, description="Processes that count words; 0 takes as many as the machine has cores.")
 
 
 class PrepareSettings(CorpusSettings):

@@ -175,13 +175,13 @@ def decode(chunks: Iterable[bytes], encoding: str, *, path: Path | str) -> Itera
     """
     try:
         yield from _decode(chunks, encoding)
-    except _Undecodable as error:
+    except _UndecodableError as error:
         raise InputError(
             f"{error}; name the encoding it was written in with --encoding", path=path, line=error.line
         ) from None
 
 
-class _Undecodable(Exception):
+class _UndecodableError(Exception):
     def __init__(self, message: str, line: int | None) -> None:
         super().__init__(message)
         self.line = line
@@ -199,9 +199,7 @@ def _decode(chunks: Iterable[bytes], encoding: str) -> Iterator[str]:
             offset = fed - len(error.object) + error.start
             seen = error.object[error.start : error.start + 1].hex()
             line = None if _is_wide(encoding) else lines + error.object[: error.start].count(b"\n") + 1
-            raise _Undecodable(
-                f"byte 0x{seen} at offset {offset:,} is not {encoding}", line
-            ) from None
+            raise _UndecodableError(f"byte 0x{seen} at offset {offset:,} is not {encoding}", line) from None
         lines += chunk.count(b"\n")
         if text:
             yield text
@@ -244,7 +242,7 @@ def _try_encodings(path: Path) -> str:
         for _ in _decode(read_bytes(path), "utf-8"):
             pass
         return "utf-8"
-    except _Undecodable as error:
+    except _UndecodableError as error:
         not_utf8 = error
     try:
         for _ in _decode(read_bytes(path), "cp949"):
@@ -252,7 +250,7 @@ def _try_encodings(path: Path) -> str:
         if _looks_korean(path):
             return "cp949"
         reason = "as cp949 it would hold few common Korean syllables"
-    except _Undecodable as error:
+    except _UndecodableError as error:
         reason = str(error)
     raise InputError(
         f"{not_utf8}, and {reason}; name the encoding it was written in, "

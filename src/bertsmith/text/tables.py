@@ -294,8 +294,7 @@ def _regular(
         if len(cells) != len(header):
             lines_in_row = sum(cell.count("\n") for cell in cells) + 1
             hint = (
-                f"; the row goes on over {lines_in_row} lines, so if a quote in it is a character, "
-                "use --quoting none"
+                f"; the row goes on over {lines_in_row} lines, so if a quote in it is a character, use --quoting none"
                 if quoted and lines_in_row > 1
                 else ""
             )
@@ -374,9 +373,7 @@ def _json_rows(lines: Iterator[str], path: Path, only: Sequence[str] | None) -> 
         except RecursionError:
             raise InputError("is nested too deeply; expected one flat object a line", path=path, line=number) from None
         if not isinstance(row, dict):
-            raise InputError(
-                f"holds a JSON {type(row).__name__}, expected one object a line", path=path, line=number
-            )
+            raise InputError(f"holds a JSON {type(row).__name__}, expected one object a line", path=path, line=number)
         yield (
             number,
             {k: _json_cell(v, k, path, number) for k, v in row.items() if only is None or k in only},

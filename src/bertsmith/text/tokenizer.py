@@ -118,7 +118,7 @@ class Tokenizer:
                 return tokenizer
         tokens = read_vocabulary(path)
         if lowercase is None:
-            lowercase = not any(re.search("[A-Z]", token) for token in tokens if token not in SPECIAL_TOKENS)
+            lowercase = not any(re.search("[A-Z]", token) for token in tokens if not re.fullmatch(r"\[.*\]", token))
         if strip_accents is None and lowercase and any(_loses_marks(token) for token in tokens):
             strip_accents = False
         return cls(_backend(tokens, _normalizer(lowercase, strip_accents)), path)
@@ -204,9 +204,9 @@ class Tokenizer:
         backend = self._with_special if allow_special else self._plain
         pairs = [(t,) if isinstance(t, str) else t for t in texts]
         parts = iter(backend.encode_batch([_clean(t) for pair in pairs for t in pair], add_special_tokens=False))
-        return [self._join([next(parts) for _ in pair], max_length) for pair in pairs]
+        return [self._join(pair, [next(parts) for _ in pair], max_length) for pair in pairs]
 
-    def _join(self, parts: list[Any], max_length: int | None) -> Encoding:
+    def _join(self, texts: tuple[str, ...], parts: list[Any], max_length: int | None) -> Encoding:
         lengths = [len(part.ids) for part in parts]
         kept = list(lengths)
         if max_length is not None:
@@ -217,12 +217,12 @@ class Tokenizer:
         ids, tokens, segments = [self.cls_id], ["[CLS]"], [0]
         words: list[int | None] = [None]
         spans: list[tuple[int, int] | None] = [None]
-        for segment, (part, keep) in enumerate(zip(parts, kept, strict=True)):
+        for segment, (text, part, keep) in enumerate(zip(texts, parts, kept, strict=True)):
             ids += [*part.ids[:keep], self.sep_id]
             tokens += [*part.tokens[:keep], "[SEP]"]
             segments += [segment] * (keep + 1)
             words += [*part.word_ids[:keep], None]
-            spans += [*part.offsets[:keep], None]
+            spans += [*_whole_characters(text, part.offsets[:keep]), None]
         return Encoding(ids, tokens, segments, words, spans, sum(lengths) - sum(kept))
 
     def sentence_ids(self, sentences: Sequence[str]) -> list[np.ndarray]:
@@ -318,6 +318,23 @@ def _fit(lengths: list[int], room: int) -> list[int]:
         return [first, room - first]
     second = max(short, min(second, room // 2))
     return [room - second, second]
+
+
+def _whole_characters(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Widen spans over decomposed characters to their end; composing reports only where they begin."""
+    if unicodedata.is_normalized("NFC", text):
+        return spans
+    widened = []
+    for start, end in spans:
+        while start < end < len(text) and _continues(text[end]):
+            end += 1
+        widened.append((start, end))
+    return widened
+
+
+def _continues(character: str) -> bool:
+    # Combining marks, and the vowels and final consonants of decomposed Hangul.
+    return unicodedata.combining(character) > 0 or "\u1160" <= character <= "\u11ff"
 
 
 def _loses_marks(token: str) -> bool:

@@ -140,7 +140,9 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
     if not path.exists():
         others = [p.name for p in settings.output.iterdir() if p.name != ".lock"]
         if others:
-            raise InputError(f"holds other files ({', '.join(sorted(others)[:3])}); choose a new directory", path=path.parent)
+            raise InputError(
+                f"holds other files ({', '.join(sorted(others)[:3])}); choose a new directory", path=path.parent
+            )
         if settings.resume:
             log.warn(f"nothing to resume in {settings.output}; starting a new run")
         settings.write(path)
@@ -157,9 +159,7 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
     if (settings.output / "model").exists():
         raise InputError("holds a finished run; choose another output directory", path=settings.output)
     if not settings.resume:
-        raise InputError(
-            f"holds a run that was stopped; go on with: {resume_command(settings)}", path=settings.output
-        )
+        raise InputError(f"holds a run that was stopped; go on with: {resume_command(settings)}", path=settings.output)
     checkpoint = last_checkpoint(settings.output, log)
     if checkpoint is None:
         log.say("the run was stopped before its first checkpoint; starting over")
