@@ -8,6 +8,7 @@ depends on the counts alone: not on hash seeds, threads or the order of the text
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -96,7 +97,7 @@ class _Joiner:
         self.pairs: defaultdict[Pair, int] = defaultdict(int)
         self.places: defaultdict[Pair, list[int]] = defaultdict(list)
         for place, (word, count) in enumerate(zip(self.words, counts, strict=True)):
-            for pair in zip(word, word[1:], strict=False):
+            for pair in itertools.pairwise(word):
                 self.pairs[pair] += count
                 self.places[pair].append(place)
         self.heap = [self._entry(pair, count) for pair, count in self.pairs.items()]
@@ -129,7 +130,7 @@ class _Joiner:
             self.pieces.append(text)
         grown: set[Pair] = set()
         pairs, words = self.pairs, self.words
-        for place in self.places.pop(pair):
+        for place in self.places.pop(pair, []):
             word = words[place]
             count = self.counts[place]
             new: list[int] = []
@@ -143,9 +144,9 @@ class _Joiner:
                     at += 1
             if len(new) == len(word):
                 continue
-            for old in zip(word, word[1:], strict=False):
+            for old in itertools.pairwise(word):
                 pairs[old] -= count
-            for fresh in zip(new, new[1:], strict=False):
+            for fresh in itertools.pairwise(new):
                 pairs[fresh] += count
                 if joined in fresh:
                     grown.add(fresh)
