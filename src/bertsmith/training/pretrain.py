@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bertsmith import files
 from bertsmith.batch import Batch
-from bertsmith.config import SIZES, ModelConfig, PretrainSettings, read_yaml
+from bertsmith.config import SIZES, ModelConfig, PretrainSettings
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 from bertsmith.model.heads import PretrainingModel, pretraining_loss_sums

@@ -1,0 +1,161 @@
+"""Checkpoints and the metrics log: nothing half-written is ever used, nothing whole is ever lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bertsmith import files
+from bertsmith.console import Log, human
+from bertsmith.errors import InputError
+
+CHECKPOINTS = "checkpoints"
+OPTIMIZER = "optimizer.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def save_checkpoint(run: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
+    """Write ``run/checkpoints/step-00000500`` with ``write(directory)``, then delete all but the newest ``keep``.
+
+    Raises:
+        InputError: the disk is full; the checkpoints from before are whole and stay.
+    """
+    folder = run / CHECKPOINTS
+    _remove_leftovers(folder)
+    path = folder / f"step-{step:08d}"
+    try:
+        with files.new_directory(path) as temporary:
+            write(temporary)
+    except (OSError, SafetensorError) as error:
+        if not _is_full(error):
+            raise
+        free = shutil.disk_usage(run).free
+        raise InputError(
+            f"the disk is full ({human(free)}B free): the checkpoint of step {step:,} could not be written. "
+            "Earlier ones are whole; make room and go on with --resume",
+            path=path,
+        ) from None
+    for old in _checkpoints(run)[keep:]:
+        shutil.rmtree(old)
+    return path
+
+
+def last_checkpoint(run: Path, log: Log) -> Path | None:
+    """Return the newest whole checkpoint, or None if there never was one.
+
+    A damaged one is reported and the one before it is taken.
+
+    Raises:
+        InputError: there are checkpoints, and all are damaged.
+    """
+    found = _checkpoints(run)
+    for path in found:
+        try:
+            files.check_directory(path, what="the checkpoint")
+        except InputError as error:
+            log.warn(f"{error}; looking for an earlier checkpoint")
+        else:
+            return path
+    if found:
+        raise InputError("every checkpoint is damaged; start the run again in a new directory", path=run / CHECKPOINTS)
+    return None
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    return sorted((run / CHECKPOINTS).glob("step-*"), reverse=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    # A killed process cannot clean up after itself.
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_full(error: Exception) -> bool:
+    # The Rust writer of safetensors reports the system's error as text.
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
+
+
+def save_optimizer(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write AdamW's moments as safetensors, under the parameters' names."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state[parameter]
+        for moment in _MOMENTS:
+            if moment in state:
+                tensors[f"{moment}:{name}"] = torch.as_tensor(state[moment]).detach().cpu().contiguous()
+    save_file(tensors, directory / OPTIMIZER)
+
+
+def load_optimizer(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give AdamW the moments that :func:`save_optimizer` wrote.
+
+    Raises:
+        InputError: the file is damaged or of another model.
+    """
+    path = directory / OPTIMIZER
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"is not a readable state of the optimiser: {error}", path=path) from None
+    for name, parameter in model.named_parameters():
+        state = {}
+        for moment in _MOMENTS:
+            tensor = tensors.get(f"{moment}:{name}")
+            if tensor is None or (moment != "step" and tensor.shape != parameter.shape):
+                raise InputError(f"has no {moment} of the right shape for {name}", path=path)
+            state[moment] = tensor if moment == "step" else tensor.to(parameter.device)
+        optimizer.state[parameter] = state
+
+
+class MetricsLog:
+    """metrics.jsonl: a JSON object a line, each step once.
+
+    Args:
+        path: the file.
+        after_step: when a run goes on, lines of later steps are dropped first: they will come again.
+    """
+
+    def __init__(self, path: Path, after_step: int = 0) -> None:
+        self._path = path
+        if path.exists():
+            kept = [line for line in read_metrics(path) if line["step"] <= after_step and after_step]
+            files.write_text(path, "".join(_line(entry) for entry in kept))
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append one entry; it must have a step."""
+        self._file.write(_line(entry))
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return all whole entries of a metrics log; a line that a kill cut short is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(entry, dict) and "step" in entry:
+            entries.append(entry)
+    return entries
