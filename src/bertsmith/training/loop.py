@@ -143,7 +143,7 @@ def accumulate_gradients(
     return losses
 
 
-def dropout_seed(*key: int) -> int:
+def dropout_seed(*key: int | str) -> int:
     """Return a seed for torch that depends on ``key`` alone: dropout is the same after a resume."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest(), "big")
 

@@ -197,7 +197,7 @@ def _start(settings: PretrainSettings, store: TokenStore, checkpoint: Path | Non
         progress = Progress(fixed(settings.learning_rate, settings.warmup, _planned_steps(settings, sampler)))
     else:
         state = files.read_json(checkpoint / "state.json", what="the state of a checkpoint")
-        if state["store"] != store.fingerprint:
+        if state["store"] != store.manifest["fingerprint"]:
             raise InputError("is not the store that this run was started with", path=settings.store)
         model = load_pretraining_model(checkpoint).to(device)
         optimizer = make_optimizer(model, settings)
@@ -217,7 +217,7 @@ def _planned_steps(settings: PretrainSettings, sampler: Sampler) -> int:
     """Return the number of steps; for a budget a first guess that is replaced once the speed is known."""
     if settings.steps is not None:
         return settings.steps
-    return max(1, round((settings.epochs or 1) * sampler.steps_per_epoch))
+    return max(1, math.ceil((settings.epochs or 1) * sampler.steps_per_epoch))
 
 
 def _say_start(run: _Run, threads: int) -> None:
@@ -254,7 +254,7 @@ def _train(run: _Run, stop: StopRequest, started: float) -> Evaluation | None:
     total = progress.schedule.total_steps
     every = settings.eval_every or max(1, total // 20)
     warned = False
-    batches = prefetched(lambda step: _micro_batches(run, step), progress.step, None)
+    batches = prefetched(lambda step: _micro_batches(run, step), progress.step)
     smoothed = math.nan
     with (
         metrics,
@@ -289,7 +289,6 @@ def _train(run: _Run, stop: StopRequest, started: float) -> Evaluation | None:
                         "More steps, a higher learning rate or a smaller model may help"
                     )
             if report.step % settings.checkpoint_every == 0 or last or stop.requested:
-                metrics.flush()
                 save_checkpoint(settings.output, report.step, lambda path: _write_checkpoint(run, path))
             if stop.requested and not last:
                 return None
@@ -377,7 +376,7 @@ def _write_checkpoint(run: _Run, directory: Path) -> None:
         "progress": asdict(run.progress),
         "precision": str(run.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "store": run.store.fingerprint,
+        "store": run.store.manifest["fingerprint"],
     }
     # Infinity is not JSON; a run without an evaluation has no best loss yet.
     state["progress"]["best"] = None if math.isinf(run.progress.best) else run.progress.best

@@ -1,0 +1,44 @@
+"""What a user would have without BERT: the most frequent label, and TF-IDF with logistic regression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from bertsmith.tasks.classify import Rows, Scores, score
+
+Grams = Literal["characters", "words and characters"]
+
+
+def majority(train: Rows, dev: Rows, labels: Sequence[str]) -> Scores:
+    """Give every dev row the most frequent training label."""
+    numbers = {name: number for number, name in enumerate(labels)}
+    counts = np.bincount([numbers[name] for name in train.labels], minlength=len(labels))
+    gold = np.array([numbers[name] for name in dev.labels])
+    return score(gold, np.full(len(gold), counts.argmax()), labels)
+
+
+def tfidf(train: Rows, dev: Rows, labels: Sequence[str], grams: Grams = "characters", c: float = 10.0) -> Scores:
+    """Score TF-IDF features with a logistic regression, fitted on the training rows.
+
+    Args:
+        train: rows to fit on.
+        dev: rows to score.
+        labels: names of the labels.
+        grams: character 1-4-grams, alone or with word 1-2-grams.
+        c: inverse strength of the regularisation.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    features = [TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)]
+    if grams == "words and characters":
+        features.append(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True))
+    model = make_pipeline(make_union(*features), LogisticRegression(C=c, max_iter=1000))
+    numbers = {name: number for number, name in enumerate(labels)}
+    model.fit(train.texts, [numbers[name] for name in train.labels])
+    gold = np.array([numbers[name] for name in dev.labels])
+    return score(gold, np.asarray(model.predict(dev.texts)), labels)
