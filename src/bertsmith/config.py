@@ -96,12 +96,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _explain(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
-    seen = f" (got {error['input']!r})" if error["type"] not in ("missing", "value_error") else ""
-    return (
-        f"{name}: {error['msg'].removeprefix('Value error, ')}{seen}"
-        if name
-        else error["msg"].removeprefix("Value error, ")
-    )
+    if error["type"] == "missing":
+        return f"{name} is missing: give it on the command line or in the configuration file"
+    message = error["msg"].removeprefix("Value error, ")
+    seen = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
+    return f"{name}: {message}{seen}" if name else message
 
 
 class CorpusSettings(Configuration):

@@ -340,10 +340,19 @@ def test_vocabulary_that_is_missing_or_contradicted(settings: PrepareSettings, t
         prepare(changed(settings, vocab=tmp_path / "nothing"), QUIET)
     with pytest.raises(InputError):
         prepare(changed(settings, vocab=tmp_path / "missing"), QUIET)
-    with pytest.raises(InputError, match="contradicts"):
+    with pytest.raises(InputError, match="was made with lowercase=False"):
         prepare(changed(settings, lowercase=True), QUIET)
     bare = changed(settings, vocab=tmp_path / "plain.txt", lowercase=True)
     assert prepare(bare, QUIET).tokenizer.lowercase
+
+
+def test_source_that_cannot_be_read(settings: PrepareSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(files, "sha256", refused)
+    with pytest.raises(InputError, match=r"a\.txt: cannot be read: Permission denied"):
+        prepare(settings, QUIET)
 
 
 def test_seen_texts_tell_new_from_old() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,7 +89,6 @@ def _batch(encoding: Encoding) -> Batch:
     return pack([encoding.ids], [encoding.segment_ids])
 
 
-@functools.lru_cache(maxsize=1)
 def _load(model: Path) -> tuple[PretrainingModel, Tokenizer]:
     directory = model_directory(model)
     return load_pretraining_model(directory), Tokenizer.load(directory)

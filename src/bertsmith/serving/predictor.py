@@ -54,7 +54,7 @@ class Predictor:
         self.max_length = min(int(info.extras.get("max_length", positions)), positions)
 
     @overload
-    def __call__(self, texts: str) -> Prediction: ...
+    def __call__(self, texts: str) -> Prediction: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, texts: Iterable[str]) -> list[Prediction]: ...
     def __call__(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:

@@ -120,7 +120,7 @@ class Corpus:
         documents = read_documents(path, self._settings, self.report)
         if self._settings.sentences == "auto":
             head = take(documents, HEAD_CHARACTERS)
-            self.rules.append(choose_rule([d.text for d in head]) if head else "none")
+            self.rules.append(choose_rule([d.text for d in head]))
             return itertools.chain(head, documents)
         self.rules.append(self._settings.sentences)
         return documents

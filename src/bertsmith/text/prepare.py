@@ -65,7 +65,7 @@ def prepare(settings: PrepareSettings, log: Log = Log()) -> TokenStore:  # noqa:
     paths = [p for p in find_files(settings.corpus, settings) if not _is_below(p, output, partial)]
     if not paths:
         raise InputError("no text files in the corpus", path=settings.corpus[0])
-    tokenizer = load_tokenizer(settings)
+    tokenizer = Tokenizer.from_vocabulary(settings.vocab, lowercase=settings.lowercase)
     sources = _describe(paths, log)
     identity = {
         "format": FORMAT_VERSION,
@@ -127,24 +127,6 @@ def _leave(work: PartialStore, error: BaseException, log: Log) -> None:
         log.say(f"Interrupted: {kept}. Run the same command again to go on.")
 
 
-def load_tokenizer(settings: PrepareSettings) -> Tokenizer:
-    """Load the tokenizer that ``settings.vocab`` names: a vocab.txt, or a directory with a tokenizer.
-
-    Raises:
-        InputError: there is none, or ``settings.lowercase`` contradicts it.
-    """
-    if settings.vocab.is_file():
-        return Tokenizer.from_vocabulary(settings.vocab, lowercase=settings.lowercase)
-    tokenizer = Tokenizer.load(settings.vocab)
-    if settings.lowercase is not None and settings.lowercase != tokenizer.lowercase:
-        raise InputError(
-            f"was made with lowercase={tokenizer.lowercase}, which lowercase={settings.lowercase} contradicts; "
-            "leave the setting out",
-            path=settings.vocab,
-        )
-    return tokenizer
-
-
 def _fill(
     work: PartialStore, corpus: Corpus, paths: list[Path], settings: PrepareSettings, tokenizer: Tokenizer, log: Log
 ) -> None:
@@ -181,7 +163,11 @@ def _skip(documents: Iterator[CorpusDocument], number: int, log: Log) -> Iterato
 
 
 def _describe(paths: list[Path], log: Log) -> list[dict[str, Any]]:
-    """Return path, size and SHA-256 of every source."""
+    """Return path, size and SHA-256 of every source.
+
+    Raises:
+        InputError: one cannot be read.
+    """
     sources = []
     total = sum(path.stat().st_size for path in paths)
     # Hashing takes about a second a gigabyte: nothing to show for less.
@@ -189,7 +175,10 @@ def _describe(paths: list[Path], log: Log) -> list[dict[str, Any]]:
     with shown.progress("hashing sources", total / 1e6, "MB") as advance:
         for path in paths:
             size = path.stat().st_size
-            sources.append({"path": str(path), "bytes": size, "sha256": files.sha256(path)})
+            try:
+                sources.append({"path": str(path), "bytes": size, "sha256": files.sha256(path)})
+            except OSError as error:
+                raise InputError(f"cannot be read: {error.strerror}", path=path) from None
             advance(size / 1e6)
     return sources
 

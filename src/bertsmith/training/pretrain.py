@@ -217,7 +217,7 @@ def _planned_steps(settings: PretrainSettings, sampler: Sampler) -> int:
     """Return the number of steps; for a budget a first guess that is replaced once the speed is known."""
     if settings.steps is not None:
         return settings.steps
-    return max(1, math.ceil((settings.epochs or 1) * sampler.steps_per_epoch))
+    return max(1, math.ceil(float(settings.epochs or 1) * sampler.steps_per_epoch))
 
 
 def _say_start(run: _Run, threads: int) -> None:

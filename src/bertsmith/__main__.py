@@ -1,0 +1,52 @@
+"""Entry point of ``bertsmith`` and ``python -m bertsmith``: runs the command line and words its failures."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+
+import click
+
+from bertsmith.cli import cli
+from bertsmith.errors import InputError
+
+
+def main() -> None:
+    """Run the command line; exit code 2 for what the user can mend, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        # Korean must print under any locale.
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    try:
+        sys.exit(cli.main(prog_name="bertsmith", standalone_mode=False) or 0)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except InputError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR):
+            raise
+        _fail(f"{error.filename or 'writing'}: {error.strerror}")
+    except MemoryError:
+        _fail("out of memory; try a smaller --batch-size, or --micro-batch-size")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The command line: a thin layer, one command per stage, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+import bertsmith
+
+# What each command is, without importing it: `bertsmith --help` starts at once.
+_SUMMARIES = {
+    "vocab": "Learn a WordPiece vocabulary from text.",
+    "prepare": "Turn text into a token store to train on.",
+    "pretrain": "Pre-train a BERT: masked language model and next-sentence prediction.",
+    "fill": "Fill the [MASK]s of a text.",
+    "next": "Say whether B is the next sentence after A.",
+    "show": "Show how the model sees a text: tokens, ids, words, segments, spans.",
+    "finetune": "Tune a pre-trained model for a task.",
+    "predict": "Predict with a fine-tuned model.",
+    "quickstart": "Do all of it on text that is already on this machine, in a few minutes.",
+}
+
+# Command: settings model in config.py, module and function of the stage, example.
+_STAGES = {
+    "vocab": (
+        "VocabularySettings",
+        "text.vocabulary",
+        "learn_vocabulary",
+        "bertsmith vocab texts/ --size 8000 -o vocab",
+    ),
+    "prepare": ("PrepareSettings", "text.prepare", "prepare", "bertsmith prepare texts/ --vocab vocab -o store"),
+    "pretrain": (
+        "PretrainSettings",
+        "training.pretrain",
+        "pretrain",
+        "bertsmith pretrain store --size mini --budget 30m -o run",
+    ),
+    "finetune": (
+        "FinetuneSettings",
+        "training.finetune",
+        "finetune",
+        "bertsmith finetune classify run --train train.csv --dev dev.csv --text text --label label -o tuned",
+    ),
+    "predict": (
+        "PredictSettings",
+        "serving.predictor",
+        "predict_file",
+        "bertsmith predict tuned --input new.csv -o predictions.jsonl",
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are built when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the work."""
+        return list(_SUMMARIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Build one command."""
+        if cmd_name in _STAGES:
+            return _stage(cmd_name)
+        return {"fill": _fill, "next": _next, "show": _show, "quickstart": _quickstart}.get(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the summaries without building the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SUMMARIES.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(bertsmith.__version__, prog_name="bertsmith")
+def cli() -> None:
+    """BERT from raw text to a model in use, for English and Korean.
+
+    Start with `bertsmith quickstart`, or with your own text: vocab, prepare, pretrain, then finetune and predict.
+    """
+
+
+def _stage(name: str) -> click.Command:
+    from bertsmith import config
+    from bertsmith.command_options import parameters, settings_from
+
+    model_name, module, function, example = _STAGES[name]
+    model: type[Any] = getattr(config, model_name)
+
+    def run(**typed: Any) -> None:
+        settings = settings_from(model, typed)
+        getattr(importlib.import_module(f"bertsmith.{module}"), function)(settings)
+
+    arguments = [
+        (field_name.upper(), field.description)
+        for field_name, field in model.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("argument")
+    ]
+    about = "\n\n".join([_SUMMARIES[name], *(f"{argument}: {text}" for argument, text in arguments)])
+    return click.Command(name, callback=run, params=parameters(model), help=about, epilog=f"Example: {example}")
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+@click.command("fill", epilog='Example: bertsmith fill run "The capital of [MASK] is Paris."')
+@click.argument("model")
+@click.argument("text")
+@click.option("--top-k", default=5, show_default=True, type=click.IntRange(min=1), help="How many tokens to show.")
+@_as_json
+def _fill(model: str, text: str, top_k: int, as_json: bool) -> None:
+    """Fill the [MASK]s of TEXT with the likeliest tokens. MODEL is a pre-training run or a model directory."""
+    from bertsmith.serving.looking import fill
+
+    blanks = fill(model, text, top_k)
+    if as_json:
+        click.echo(json.dumps([dict(blank) for blank in blanks], ensure_ascii=False))
+        return
+    for number, blank in enumerate(blanks, start=1):
+        if len(blanks) > 1:
+            click.echo(f"blank {number}")
+        for token, share in blank:
+            click.echo(f"  {share:6.1%}  {'█' * round(30 * share):<30}  {token}")
+
+
+@click.command("next", epilog='Example: bertsmith next run "The door opened." "A man came in."')
+@click.argument("model")
+@click.argument("a")
+@click.argument("b")
+@_as_json
+def _next(model: str, a: str, b: str, as_json: bool) -> None:
+    """Say how probable it is that B is the next sentence after A. MODEL is a pre-training run."""
+    from bertsmith.serving.looking import next_sentence
+
+    share = next_sentence(model, a, b)
+    verdict = "B is the next sentence" if share >= 0.5 else "B is not the next sentence"
+    click.echo(json.dumps({"is_next": share}) if as_json else f"{verdict} (probability that it is: {share:.1%})")
+
+
+@click.command("show", epilog='Example: bertsmith show run "한국어 ㅋㅋㅋ" "a second text"')
+@click.argument("model")
+@click.argument("text")
+@click.argument("text_b", required=False)
+@_as_json
+def _show(model: str, text: str, text_b: str | None, as_json: bool) -> None:
+    """Show the tokens of a text or pair. MODEL is a model, a run or a vocabulary directory."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from bertsmith.serving.looking import show
+
+    rows = show(model, text, text_b)
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows], ensure_ascii=False))
+        return
+    table = Table("position", "token", "id", "segment", "word", "span", "characters")
+    for row in rows:
+        word = "" if row.word is None else str(row.word)
+        span = "" if row.span is None else f"{row.span[0]}-{row.span[1]}"
+        cells = (str(row.position), row.token, str(row.token_id), str(row.segment), word, span, row.characters)
+        table.add_row(*(cell.replace("[", "\\[") for cell in cells))
+    Console().print(table)
+
+
+@click.command("quickstart", epilog="Example: bertsmith quickstart -o quickstart --budget 4m")
+@click.option("-o", "--output", default="quickstart", show_default=True, help="Directory for everything it makes.")
+@click.option("--budget", default="4m", show_default=True, help="Time for pre-training.")
+def _quickstart(output: str, budget: str) -> None:
+    """Do all of it on the English prose that every Python installation carries, and write a page to look at."""
+    from pathlib import Path
+
+    run: Callable[..., object] = importlib.import_module("bertsmith.quickstart.run").run_quickstart
+    run(Path(output), budget)

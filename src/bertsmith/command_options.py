@@ -1,0 +1,71 @@
+"""Settings models as command-line parameters: every field an option, its sentence the help."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+
+from bertsmith.config import Configuration, read_yaml
+
+Settings = TypeVar("Settings", bound=Configuration)
+
+
+def parameters(model: type[Configuration]) -> list[click.Parameter]:
+    """Return the arguments and options of a settings model, and ``--config``.
+
+    No default is set here: only what was typed is passed on, so that a configuration file can fill the rest.
+    """
+    found: list[click.Parameter] = []
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        kind, several = _plain(field.annotation)
+        if extra.get("argument"):
+            found.append(click.Argument([name], type=_type(kind), nargs=-1 if several else 1, required=False))
+            continue
+        flag = "--" + name.replace("_", "-")
+        names = [str(extra["flag"]), flag] if "flag" in extra else [flag]
+        about = field.description or ""
+        if field.is_required():
+            about += "  [required]"
+        elif field.default is not None and kind is not bool:
+            about += f"  [default: {field.default}]"
+        if kind is bool:
+            names = [f"{flag}/--no-{name.replace('_', '-')}"]
+        found.append(click.Option([*names, name], type=_type(kind), default=None, help=about))
+    about = "A YAML file with these settings by name; what is typed here wins."
+    found.append(click.Option(["--config", "config"], type=click.Path(path_type=Path), help=about))
+    return found
+
+
+def settings_from(model: type[Settings], typed: dict[str, Any]) -> Settings:
+    """Return the settings: what was typed, then the configuration file, then defaults.
+
+    Raises:
+        InputError: a setting is unknown, missing or does not fit.
+    """
+    config = typed.pop("config", None)
+    given = {name: value for name, value in typed.items() if value is not None and value != ()}
+    return model.parse({**(read_yaml(config) if config else {}), **given})
+
+
+def _plain(annotation: Any) -> tuple[Any, bool]:
+    """Return the type behind ``X | None``, ``Annotated`` and ``list[X]``, and whether it was a list."""
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return _plain(next(part for part in get_args(annotation) if part is not type(None)))
+    if origin is list:
+        return get_args(annotation)[0], True
+    if hasattr(annotation, "__metadata__"):  # a duration: text such as 30m
+        return str, False
+    return annotation, False
+
+
+def _type(kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        return click.Choice([str(value) for value in get_args(kind)])
+    if kind is Path:
+        return click.Path(path_type=Path)
+    return kind
