@@ -1,0 +1,1 @@
+"""The whole main job on text that every installation carries."""
