@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 
+from bertsmith.batch import Batch, pack
+from bertsmith.pretraining.pairs import Instance
 from bertsmith.text.tokenizer import Tokenizer
 
 MASKED, RANDOM = 0.8, 0.1
 """Shares of the chosen tokens that are replaced by [MASK] and by a random token; the rest stay as they are."""
+
+DRAWS_PER_TOKEN = 3
+"""Random numbers that a token uses, chosen or not: so masks can be drawn from the middle of a batch on."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,11 @@ def mask_tokens(
     """Choose tokens of packed sequences and replace them.
 
     In each sequence of L tokens exactly ``max(1, round(share * L))`` are chosen, or all that are not special if
-    these are fewer; with whole words at most as many, since words that would go beyond are skipped.
+    these are fewer; with whole words at most as many, since words that would go beyond are skipped (a sequence
+    where no word fits gets its shortest one).
+
+    Exactly three numbers are drawn from ``rng`` for every token, in order, and a sequence's masks follow from
+    its own: the masks of two batches in a row are those of the two laid end to end.
 
     Args:
         token_ids: (T,) int64.
@@ -68,50 +79,74 @@ def mask_tokens(
     Returns:
         The ids with replacements (T,), the chosen positions (M,) in rising order, their original ids (M,).
     """
+    order, chance, which = rng.random((len(token_ids), DRAWS_PER_TOKEN)).T
     lengths = np.diff(sequence_starts)
     wanted = np.maximum(1, np.round(masking.share * lengths).astype(np.int64))
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
     free = ~facts.is_special[token_ids]
     if masking.unit == "token":
-        positions = _choose_tokens(free, sequence_starts, wanted, rng)
+        positions = _choose_tokens(order, free, sequence, sequence_starts, wanted)
     else:
-        positions = _choose_words(token_ids, free, sequence_starts, wanted, facts, rng)
+        positions = _choose_words(order, free, sequence, facts.starts_word[token_ids], wanted)
     labels = token_ids[positions]
-    chance = rng.random(len(positions))
-    random_ids = rng.choice(facts.ordinary_ids, len(positions))
-    replaced = np.where(chance < MASKED, facts.mask_id, np.where(chance < MASKED + RANDOM, random_ids, labels))
+    chance = chance[positions]
+    random_ids = facts.ordinary_ids[(which[positions] * len(facts.ordinary_ids)).astype(np.int64)]
     masked = token_ids.copy()
-    masked[positions] = replaced
+    masked[positions] = np.where(chance < MASKED, facts.mask_id, np.where(chance < MASKED + RANDOM, random_ids, labels))
     return masked, positions, labels
 
 
-def _choose_tokens(free: np.ndarray, starts: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    sequence = np.repeat(np.arange(len(wanted)), np.diff(starts))
-    order = np.where(free, rng.random(len(free)), 2.0)  # special tokens come last
-    shuffled = np.lexsort((order, sequence))
+def masked_batch(instances: Sequence[Instance], masking: Masking, facts: TokenFacts, rng: np.random.Generator) -> Batch:
+    """Pack instances and mask them."""
+    batch = pack(
+        [i.token_ids for i in instances],
+        [i.segment_ids for i in instances],
+        labels=[0 if i.is_next else 1 for i in instances],
+    )
+    ids, positions, labels = mask_tokens(batch.token_ids.numpy(), batch.sequence_starts.numpy(), facts, masking, rng)
+    return replace(
+        batch,
+        token_ids=torch.from_numpy(ids),
+        masked_positions=torch.from_numpy(positions),
+        masked_labels=torch.from_numpy(labels),
+    )
+
+
+def _choose_tokens(
+    order: np.ndarray, free: np.ndarray, sequence: np.ndarray, starts: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    # One sort for all sequences: the whole part of the key is the sequence, and special tokens come last in it.
+    shuffled = np.argsort(sequence + np.where(free, order / 2, 0.75))
     rank = np.arange(len(free)) - starts[:-1][sequence]
     chosen = shuffled[rank < wanted[sequence]]
     return np.sort(chosen[free[chosen]])
 
 
 def _choose_words(
-    token_ids: np.ndarray,
-    free: np.ndarray,
-    starts: np.ndarray,
-    wanted: np.ndarray,
-    facts: TokenFacts,
-    rng: np.random.Generator,
+    order: np.ndarray, free: np.ndarray, sequence: np.ndarray, starts_word: np.ndarray, wanted: np.ndarray
 ) -> np.ndarray:
     # A cut segment may begin inside a word: what is left of it counts as a word.
-    begins = free & (facts.starts_word[token_ids] | ~np.concatenate([[False], free[:-1]]))
+    begins = free & (starts_word | ~np.concatenate([[False], free[:-1]]))
     first = np.flatnonzero(begins)
-    word = np.cumsum(begins) - 1
-    size = np.bincount(word[free], minlength=len(first))
-    owner = np.searchsorted(starts, first, side="right") - 1
-    chosen: list[int] = []
+    size = np.bincount((np.cumsum(begins) - 1)[free], minlength=len(first))
+    owner = sequence[first]
+    taken = np.zeros(len(first), dtype=bool)
+    shuffled = np.argsort(owner + order[first])
     room = wanted.tolist()
-    for number in rng.permutation(len(first)).tolist():
-        sequence = owner[number]
-        if size[number] <= room[sequence]:
-            room[sequence] -= int(size[number])
-            chosen.extend(range(first[number], first[number] + size[number]))
-    return np.sort(np.array(chosen, dtype=np.int64))
+    words = zip(shuffled.tolist(), owner[shuffled].tolist(), size[shuffled].tolist(), strict=True)
+    taken[[word for word, at, count in words if _fits(room, at, count)]] = True
+    empty = np.ones(len(wanted), dtype=bool)
+    empty[owner[taken]] = False
+    for at in np.flatnonzero(empty).tolist():
+        words_here = np.flatnonzero(owner == at)
+        if len(words_here):
+            taken[words_here[size[words_here].argmin()]] = True
+    positions: np.ndarray = np.flatnonzero(free)[np.repeat(taken, size)]
+    return positions
+
+
+def _fits(room: list[int], sequence: int, count: int) -> bool:
+    if count > room[sequence]:
+        return False
+    room[sequence] -= count
+    return True

@@ -6,47 +6,77 @@ steps, so from a step's number follow its epoch, its window and its place there,
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
-from bertsmith.batch import Batch, by_token_budget, pack
+from bertsmith.batch import Batch
 from bertsmith.errors import InputError
-from bertsmith.pretraining.masking import Masking, TokenFacts, mask_tokens, token_facts
-from bertsmith.pretraining.pairs import PLAN_COLUMNS, Instance, build_instance, plan_passages
+from bertsmith.pretraining.masking import DRAWS_PER_TOKEN, Masking, masked_batch, token_facts
+from bertsmith.pretraining.pairs import (
+    IS_NEXT,
+    Instance,
+    build_instance,
+    plan_passages,
+    room_for_pair,
+    sequence_lengths,
+)
+from bertsmith.pretraining.passages import cut_passages
+from bertsmith.pretraining.streams import MASKS, ORDER, PLAN, stream
 from bertsmith.text.store import TokenStore
 
-PASSAGE_TOKENS = 8192
 WINDOW_TOKENS = 2_000_000
 
-# Purposes of random streams, so that none repeats another.
-_ORDER, _PLAN, _MASKS, _HELD_OUT, _EVALUATION = range(5)
+# A window's number of instances varies by chance; what is above its quota is left out, and a window below it has to
+# be planned twice.
+_QUOTA = 0.98
+
+
+@dataclass(frozen=True)
+class SamplerFigures:
+    """What the instances are like, measured on the first windows.
+
+    Attributes:
+        random_share: share of instances whose B is random.
+        mean_length: tokens of a sequence, special ones included.
+        fill: ``mean_length`` as a share of the longest that is allowed.
+        windows: in an epoch.
+        steps_per_window: steps that each of them yields.
+    """
+
+    random_share: float
+    mean_length: float
+    fill: float
+    windows: int
+    steps_per_window: int
 
 
 class Sampler:
-    """Pre-training instances by step.
+    """Pre-training instances by step. Threads may share one; it can be pickled.
 
-    Memory holds 24 bytes per passage of up to 8,192 tokens, and the plans of two windows.
+    Memory holds 20 to 32 bytes per passage (a document, or up to 8,192 tokens of a long one) and the plans of
+    two windows (88 bytes an instance). The random order of an epoch is drawn once an epoch.
 
     Args:
         store: the token store.
-        max_length: longest sequence, special tokens included.
+        max_length: longest sequence, special tokens included; at least 5.
         batch_size: sequences in a step.
         seed: of all choices.
-        documents: (D,) int64, the documents to train on; at least two.
+        documents: (D,) int64, the documents to train on; at least two that are not empty. All, if not given.
         short_probability: share of instances aimed at a shorter length.
         masking: how tokens are chosen for prediction.
         window_tokens: size of a window; what is shuffled together.
 
     Attributes:
         steps_per_epoch: steps in which every window is used once.
-        tokens_per_step: mean number of tokens of a step, measured on the first one.
-        random_share: share of instances whose B is random, in the first window.
+        tokens_per_step: mean number of tokens of a step, special ones included.
+        figures: what the instances are like.
+
+    Raises:
+        InputError: there are fewer than two documents, or ``max_length`` leaves no room for two segments.
     """
 
     def __init__(
@@ -56,79 +86,98 @@ class Sampler:
         max_length: int,
         batch_size: int,
         seed: int,
-        documents: np.ndarray,
+        documents: np.ndarray | None = None,
         short_probability: float = 0.1,
         masking: Masking = Masking(),  # noqa: B008  (frozen)
         window_tokens: int = WINDOW_TOKENS,
     ) -> None:
-        if len(documents) < 2:
-            raise InputError("next-sentence prediction needs at least two documents", path=store.path)
         self.store = store
         self.batch_size = batch_size
-        self._room = max_length - 3
+        self._room = room_for_pair(max_length)
         self._seed = seed
-        self._documents = documents
         self._short_probability = short_probability
         self._masking = masking
         self._facts = token_facts(store.tokenizer)
-        self._passages, tokens = cut_passages(store, documents)
-        self._tokens = tokens
-        self._num_windows = max(1, round(tokens.sum() / window_tokens))
+        documents = np.arange(store.num_documents) if documents is None else np.asarray(documents)
+        self._documents = documents[store.document_tokens[documents] > 0]
+        if len(self._documents) < 2:
+            raise InputError(
+                f"has {len(self._documents)} document(s) to train on; next-sentence prediction needs at least 2, to "
+                "draw random next sentences from. If a file holds several, try prepare --documents blank-line or line",
+                path=store.path,
+            )
+        self._passages = cut_passages(store, self._documents, at_most=window_tokens // 8)
+        total = self._passages.num_tokens
+        self._num_windows = min(max(1, round(total / window_tokens)), len(self._passages))
+        self._order: tuple[int, np.ndarray, np.ndarray] | None = None
         self._plans: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
-        samples = [self._plan_once(0, window, 0) for window in range(min(3, self._num_windows))]
-        usable = int(np.mean([len(plan) for plan in samples]) * (0.98 if self._num_windows > 1 else 1.0))
+
+        drafts = [self._draft(0, window, 0) for window in range(min(3, self._num_windows))]
+        usable = int(_QUOTA * np.mean([len(draft) for draft in drafts]))
         self._steps_per_window = max(1, usable // batch_size)
         self.steps_per_epoch = self._steps_per_window * self._num_windows
-        self.random_share = 1 - float(samples[0][:, 6].mean())
-        self.tokens_per_step = float(np.mean([sum(len(i.token_ids) for i in self.instances(s)) for s in range(2)]))
+        seen = np.concatenate(drafts)
+        length = float(sequence_lengths(seen).mean())
+        self.figures = SamplerFigures(
+            random_share=1 - float(seen[:, IS_NEXT].mean()),
+            mean_length=length,
+            fill=length / max_length,
+            windows=self._num_windows,
+            steps_per_window=self._steps_per_window,
+        )
+        self.tokens_per_step = batch_size * length
+        self._plans[0, 0] = self._filled(0, 0, drafts[0])
 
     def instances(self, step: int) -> list[Instance]:
-        """Return the unmasked instances of a step: the whole batch of all processes."""
-        epoch, rest = divmod(step, self.steps_per_epoch)
-        window, offset = divmod(rest, self._steps_per_window)
-        plan = self._plan(epoch, window)
-        rows = plan[offset * self.batch_size : (offset + 1) * self.batch_size].tolist()
-        return [self._build(row) for row in rows]
+        """Return the unmasked instances of a step (from 0): the whole batch of all processes."""
+        return [build_instance(self.store, row) for row in self._rows(step)]
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Return a step's masked batch, or one of its parts.
+        """Return a step's masked batch, or one of its parts; only its ids are gathered.
 
-        The masks are drawn for the whole batch and then split, so the parts together are the same batch for
-        any number of them. ``labels`` are 0 where B is next and 1 where it is random.
+        The parts are consecutive pieces of the whole batch, with the masks of the whole. ``labels`` are 0 where B
+        is next and 1 where it is random.
+
+        Raises:
+            InputError: there are more parts than sequences.
         """
-        rng = np.random.default_rng([self._seed, _MASKS, step])
-        batch = masked_batch(self.instances(step), self._masking, self._facts, rng)
-        return batch if parts == 1 else split(batch, part, parts)
+        if parts > self.batch_size:
+            raise InputError(f"a step of {self.batch_size} sequences cannot be split into {parts} parts")
+        rows = self._rows(step)
+        first, last = (p * self.batch_size // parts for p in (part, part + 1))
+        rng = stream(self._seed, MASKS, step)
+        advance = rng.bit_generator.advance  # type: ignore[attr-defined]
+        advance(DRAWS_PER_TOKEN * int(sequence_lengths(rows[:first]).sum()))
+        return masked_batch(
+            [build_instance(self.store, row) for row in rows[first:last]], self._masking, self._facts, rng
+        )
 
-    def _build(self, row: Sequence[int]) -> Instance:
-        tokenizer = self.store.tokenizer
-        return build_instance(self.store, row, room=self._room, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id)
-
-    def _plan(self, epoch: int, window: int) -> np.ndarray:
-        """Return a window's instances, exactly as many as its steps need."""
+    def _rows(self, step: int) -> np.ndarray:
+        epoch, rest = divmod(step, self.steps_per_epoch)
+        window, offset = divmod(rest, self._steps_per_window)
         with self._lock:
-            key = (epoch, window)
-            if key not in self._plans:
-                wanted = self._steps_per_window * self.batch_size
-                plan = np.zeros((0, PLAN_COLUMNS), dtype=np.int64)
-                draw = 0
-                while len(plan) < wanted:
-                    plan = np.concatenate([plan, self._plan_once(epoch, window, draw)])
-                    draw += 1
-                self._plans[key] = plan[:wanted]
-                while len(self._plans) > 2:
-                    self._plans.popitem(last=False)
-            return self._plans[key]
+            if (epoch, window) not in self._plans:
+                self._plans[epoch, window] = self._filled(epoch, window, self._draft(epoch, window, 0))
+            self._plans.move_to_end((epoch, window))
+            while len(self._plans) > 2:
+                self._plans.popitem(last=False)
+            plan = self._plans[epoch, window]
+        return plan[offset * self.batch_size : (offset + 1) * self.batch_size]
 
-    def _plan_once(self, epoch: int, window: int, draw: int) -> np.ndarray:
-        order = np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self._passages))
-        before = np.cumsum(self._tokens[order]) - self._tokens[order]
-        home = before * self._num_windows // max(1, int(self._tokens.sum()))
-        rng = np.random.default_rng([self._seed, _PLAN, epoch, window, draw])
+    def _filled(self, epoch: int, window: int, draft: np.ndarray) -> np.ndarray:
+        """Return exactly as many instances as the window's steps need; a second draft has new pairs."""
+        drafts = [draft]
+        wanted = self._steps_per_window * self.batch_size
+        while sum(map(len, drafts)) < wanted:
+            drafts.append(self._draft(epoch, window, len(drafts)))
+        return np.concatenate(drafts)[:wanted] if len(drafts) > 1 else draft[:wanted].copy()
+
+    def _draft(self, epoch: int, window: int, number: int) -> np.ndarray:
+        rng = stream(self._seed, PLAN, epoch, window, number)
         plan = plan_passages(
             self.store,
-            self._passages[order[home == window]],
+            self._passages.rows(self._window(epoch, window)),
             self._documents,
             room=self._room,
             short_probability=self._short_probability,
@@ -136,118 +185,16 @@ class Sampler:
         )
         return rng.permutation(plan)
 
+    def _window(self, epoch: int, window: int) -> np.ndarray:
+        """Return the numbers of a window's passages: a share of the epoch's tokens in the epoch's order."""
+        if self._order is None or self._order[0] != epoch:
+            order = self._passages.shuffled(stream(self._seed, ORDER, epoch))
+            self._order = (epoch, order, self._passages.borders(order, self._num_windows))
+        _, order, borders = self._order
+        return order[borders[window] : borders[window + 1]]
 
-def cut_passages(store: TokenStore, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut long documents at sentence ends, so that units of shuffling are about even.
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
-    Returns:
-        (P, 3) int64: document, first sentence, end; and (P,) int64: tokens.
-    """
-    passages: list[tuple[int, int, int, int]] = []
-    for document in documents.tolist():
-        sentences = int(store.document_sentences[document])
-        tokens = int(store.document_tokens[document])
-        if tokens <= PASSAGE_TOKENS:
-            passages.append((document, 0, sentences, tokens))
-            continue
-        ends = np.cumsum(store.sentence_lengths(document))
-        borders = np.searchsorted(ends, np.arange(PASSAGE_TOKENS, tokens, PASSAGE_TOKENS), side="right")
-        edges = np.unique(np.concatenate([[0], borders, [sentences]])).tolist()
-        for first, end in itertools.pairwise(edges):
-            passages.append((document, first, end, int(ends[end - 1] - (ends[first - 1] if first else 0))))
-    table = np.array(passages, dtype=np.int64)
-    return table[:, :3], table[:, 3]
-
-
-def masked_batch(instances: Sequence[Instance], masking: Masking, facts: TokenFacts, rng: np.random.Generator) -> Batch:
-    """Pack instances and mask them."""
-    batch = pack(
-        [i.token_ids for i in instances],
-        [i.segment_ids for i in instances],
-        labels=[0 if i.is_next else 1 for i in instances],
-    )
-    ids, positions, labels = mask_tokens(
-        batch.token_ids.numpy(),
-        batch.sequence_starts.numpy(),
-        facts,
-        masking,
-        rng,
-    )
-    return replace(
-        batch,
-        token_ids=torch.from_numpy(ids),
-        masked_positions=torch.from_numpy(positions),
-        masked_labels=torch.from_numpy(labels),
-    )
-
-
-def split(batch: Batch, part: int, parts: int) -> Batch:
-    """Return one of ``parts`` consecutive pieces of a batch, as even as can be; all must get a sequence."""
-    assert batch.masked_positions is not None
-    assert batch.masked_labels is not None
-    assert batch.labels is not None
-    first = part * batch.num_sequences // parts
-    last = (part + 1) * batch.num_sequences // parts
-    start, end = int(batch.sequence_starts[first]), int(batch.sequence_starts[last])
-    starts = batch.sequence_starts[first : last + 1] - start
-    inside = (batch.masked_positions >= start) & (batch.masked_positions < end)
-    return Batch(
-        token_ids=batch.token_ids[start:end],
-        segment_ids=batch.segment_ids[start:end],
-        position_ids=batch.position_ids[start:end],
-        sequence_starts=starts,
-        max_length=int((starts[1:] - starts[:-1]).max()),
-        masked_positions=batch.masked_positions[inside] - start,
-        masked_labels=batch.masked_labels[inside],
-        labels=batch.labels[first:last],
-    )
-
-
-def held_out_documents(store: TokenStore, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split the documents: about ``share`` of the tokens are held out, at least one document.
-
-    Returns:
-        Training documents and held-out documents, each (D,) int64 in rising order.
-
-    Raises:
-        InputError: there are fewer than four documents.
-    """
-    if store.num_documents < 4:
-        raise InputError(
-            f"has {store.num_documents} document(s); pre-training needs at least 4: some to hold out, and several "
-            "to draw random next sentences from. If a file holds several, try prepare --documents blank-line or line",
-            path=store.path,
-        )
-    order = np.random.default_rng([seed, _HELD_OUT]).permutation(store.num_documents)
-    before = np.cumsum(store.document_tokens[order]) - store.document_tokens[order]
-    count = int(np.searchsorted(before, share * store.num_tokens))
-    count = min(max(1, count), store.num_documents - 2)
-    return np.sort(order[count:]), np.sort(order[:count])
-
-
-def evaluation_batches(
-    store: TokenStore,
-    held_out: np.ndarray,
-    *,
-    max_length: int,
-    instances: int,
-    seed: int,
-    short_probability: float = 0.1,
-    masking: Masking = Masking(),  # noqa: B008  (frozen)
-    max_tokens: int = 4096,
-) -> list[Batch]:
-    """Return fixed instances of held-out documents with fixed masks, for every evaluation of a run."""
-    rng = np.random.default_rng([seed, _EVALUATION])
-    passages, _ = cut_passages(store, held_out)
-    # Random next sentences come from held-out text too, unless there is only one such document.
-    others = held_out if len(held_out) > 1 else np.arange(store.num_documents)
-    room = max_length - 3
-    plan = plan_passages(store, passages, others, room=room, short_probability=short_probability, rng=rng)
-    tokenizer = store.tokenizer
-    chosen = [
-        build_instance(store, row, room=room, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id)
-        for row in rng.permutation(plan)[:instances].tolist()
-    ]
-    facts = token_facts(tokenizer)
-    groups = by_token_budget([len(i.token_ids) for i in chosen], max_tokens)
-    return [masked_batch([chosen[n] for n in group], masking, facts, rng) for group in groups]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import numpy as np
 
+from bertsmith.pretraining.pairs import Instance
 from bertsmith.pretraining.sampler import Sampler
 from bertsmith.text.tokenizer import Tokenizer
 
 
 def format_instances(sampler: Sampler, tokenizer: Tokenizer, count: int = 3, step: int = 0) -> str:
-    """Return the first instances of a step as text: each masked token as ``seen<original>``."""
+    """Return the first instances of a step as text, as :func:`format_instance` writes them."""
     batch = sampler.batch(step)
-    instances = sampler.instances(step)[:count]
     assert batch.masked_positions is not None
-    assert batch.masked_labels is not None
-    original = dict(zip(batch.masked_positions.tolist(), batch.masked_labels.tolist(), strict=True))
+    starts = batch.sequence_starts.numpy()
+    positions = batch.masked_positions.numpy()
+    ids = batch.token_ids.numpy()
     blocks = []
-    for number, (instance, (start, end)) in enumerate(
-        zip(instances, pairwise(batch.sequence_starts.tolist()), strict=False)
-    ):
-        segments: dict[int, list[str]] = {0: [], 1: []}
-        for position in range(start, end):
-            token = tokenizer.tokens[int(batch.token_ids[position])]
-            if position in original:
-                token += f"<{tokenizer.tokens[original[position]]}>"
-            segments[int(batch.segment_ids[position])].append(token)
-        masked = sum(start <= position < end for position in original)
-        verdict = "B is next" if instance.is_next else f"B is random, from document {instance.document_b}"
-        blocks.append(
-            f"instance {number + 1}: {end - start} tokens, {masked} to predict (seen<original>), "
-            f"A from document {instance.document_a}, {verdict}\n"
-            f"  A  {' '.join(segments[0])}\n  B  {' '.join(segments[1])}"
-        )
+    for number, instance in enumerate(sampler.instances(step)[:count]):
+        start, end = starts[number], starts[number + 1]
+        inside = positions[(positions >= start) & (positions < end)] - start
+        blocks.append(f"instance {number + 1}: {format_instance(instance, ids[start:end], inside, tokenizer)}")
     return "\n".join(blocks)
+
+
+def format_instance(instance: Instance, masked_ids: np.ndarray, positions: np.ndarray, tokenizer: Tokenizer) -> str:
+    """Return three lines: what the instance is, A and B. A token to predict is written ``seen<original>``.
+
+    Args:
+        instance: as it was before masking.
+        masked_ids: (L,) int64, as the encoder sees it.
+        positions: (M,) int64, tokens to predict.
+        tokenizer: the one of the ids.
+    """
+    tokens = [tokenizer.tokens[number] for number in masked_ids.tolist()]
+    for position in positions.tolist():
+        tokens[position] += f"<{tokenizer.tokens[int(instance.token_ids[position])]}>"
+    in_a = int((instance.segment_ids == 0).sum())
+    what = (
+        f"B is next, both from document {instance.document_a}"
+        if instance.is_next
+        else f"B is random, A from document {instance.document_a}, B from document {instance.document_b}"
+    )
+    return (
+        f"{what}; {len(tokens)} tokens (A {in_a - 2}, B {len(tokens) - in_a - 1}), "
+        f"{len(positions)} to predict, written seen<original>\n"
+        f"  A  {' '.join(tokens[:in_a])}\n"
+        f"  B  {' '.join(tokens[in_a:])}"
+    )

@@ -79,7 +79,7 @@ def run_quickstart(output: Path, budget: str = "4m", log: Log | None = None) -> 
                 max_positions=128,
                 learning_rate=2e-3,
                 dropout=0.0,
-                budget=budget,  # type: ignore[arg-type]  # a duration such as 4m
+                budget=budget,
                 resume=run.exists(),
             ),
             log,

@@ -18,9 +18,10 @@ from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 from bertsmith.model.heads import PretrainingModel, pretraining_loss_sums
 from bertsmith.model.weights import load_pretraining_model, save_model, write_model
+from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
 from bertsmith.pretraining.masking import Masking
 from bertsmith.pretraining.prefetch import prefetched
-from bertsmith.pretraining.sampler import Sampler, evaluation_batches, held_out_documents
+from bertsmith.pretraining.sampler import Sampler
 from bertsmith.pretraining.show import format_instances
 from bertsmith.text.store import TokenStore
 from bertsmith.training.budget import Budget, measure_step
@@ -229,7 +230,8 @@ def _say_start(run: _Run, threads: int) -> None:
     )
     log.say(
         f"store: {run.store.num_documents:,} documents, {human(run.store.num_tokens)} tokens; "
-        f"{run.sampler.steps_per_epoch:,} steps of {settings.batch_size} sequences an epoch"
+        f"{run.sampler.steps_per_epoch:,} steps of {settings.batch_size} sequences an epoch; "
+        f"B is random in {run.sampler.figures.random_share:.0%} of the pairs"
     )
     if run.progress.step:
         log.say(f"going on after step {run.progress.step:,} of {run.progress.schedule.total_steps:,}")
