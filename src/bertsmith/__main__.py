@@ -19,6 +19,8 @@ def main() -> None:
         # Korean must print under any locale.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    # Under an ASCII locale arguments arrive as escaped bytes.
+    sys.argv[1:] = [os.fsencode(argument).decode("utf-8", "replace") for argument in sys.argv[1:]]
     try:
         sys.exit(cli.main(prog_name="bertsmith", standalone_mode=False) or 0)
     except click.exceptions.Exit as leave:

@@ -260,7 +260,7 @@ class PretrainSettings(OptimizerSettings):
     held_out: float = Field(
         0.01, gt=0, lt=0.5, description="Share of documents that are evaluated on and never trained on."
     )
-    eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; by default 20 in a run.")
+    eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; by default about 20 in a run.")
     eval_instances: int = Field(400, ge=1, description="Held-out instances in an evaluation, with fixed masks.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
     resume: bool = Field(False, description="Go on from the last checkpoint in the output directory.")

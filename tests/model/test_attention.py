@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from bertsmith.model.attention import packed_attention, plan_attention
 def one_by_one(values: Tensor, starts: list[int], num_heads: int) -> Tensor:
     """Softmax attention written out, a sequence at a time."""
     outputs = []
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in itertools.pairwise(starts):
         query, key, value = (
             part.view(end - start, num_heads, -1).transpose(0, 1) for part in values[start:end].chunk(3, dim=1)
         )

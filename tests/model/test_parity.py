@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def padded(batch: Batch, values: Tensor, fill: int) -> Tensor:
     """(T,) to (N, longest)."""
     rows = values.new_full((batch.num_sequences, batch.max_length), fill)
     starts = batch.sequence_starts.tolist()
-    for n, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for n, (start, end) in enumerate(itertools.pairwise(starts)):
         rows[n, : end - start] = values[start:end]
     return rows
 
@@ -151,7 +152,7 @@ def test_packed_equals_one_by_one() -> None:
     batch = odd_batch(config.vocab_size)
     together = model.bert(batch)
     starts = batch.sequence_starts.tolist()
-    for n, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for n, (start, end) in enumerate(itertools.pairwise(starts)):
         alone = model.bert(pack([batch.token_ids[start:end].numpy()], [batch.segment_ids[start:end].numpy()]))
         assert torch.allclose(together.hidden[start:end], alone.hidden, atol=1e-5)
         assert torch.allclose(together.pooled[n], alone.pooled[0], atol=1e-5)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bertsmith.text.tokenizer import Tokenizer
 
 from bertsmith import files
 from bertsmith.config import PrepareSettings
@@ -27,6 +26,7 @@ from bertsmith.text import store as store_module
 from bertsmith.text.corpus import SeenTexts
 from bertsmith.text.prepare import prepare
 from bertsmith.text.store import TokenStore
+from bertsmith.text.tokenizer import Tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *LETTERS, *(f"##{c}" for c in LETTERS)]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bertsmith.text.tokenizer import Tokenizer
 
 from bertsmith.config import PrepareSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.text.prepare import prepare
 from bertsmith.text.store import TokenisedDocuments, TokenStore, id_dtype, read_shard, write_shard
+from bertsmith.text.tokenizer import Tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *LETTERS, *(f"##{c}" for c in LETTERS)]

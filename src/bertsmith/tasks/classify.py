@@ -102,7 +102,7 @@ def read_examples(
     Raises:
         InputError: the file, a column or a row cannot be used; the line is named.
     """
-    table = read_table(path, encoding=encoding, quoting=quoting)
+    table = read_table(path, encoding=encoding, quoting=quoting, only=[text, label])
     texts, labels = column(table, text)[:limit], column(table, label)[:limit]
     if not texts:
         raise InputError("has no rows", path=path)

@@ -218,7 +218,7 @@ def _with_end(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 def _refuse_binary(path: Path, start: bytes) -> None:
     kind = next((kind for magic, kind in _BINARY_STARTS if start.startswith(magic)), None)
     if kind is None:
-        share = 1 - len(start.translate(None, _CONTROL_BYTES)) / max(len(start), 1)
+        share = (len(start) - len(start.translate(None, _CONTROL_BYTES))) / max(len(start), 1)
         # A few stray control characters are cleaned away; a file full of them, or one that is not UTF-8 either
         # and has some, was never text.
         if share > (0.05 if not _is_utf8(start) else 0.3):
@@ -277,6 +277,12 @@ class Removed:
     line_breaks: int = 0
     replacement_characters: int = 0
 
+    def merge(self, other: Removed) -> None:
+        """Add what ``other`` counted."""
+        self.control_characters += other.control_characters
+        self.line_breaks += other.line_breaks
+        self.replacement_characters += other.replacement_characters
+
 
 def clean(text: str, removed: Removed) -> str:
     """Apply this module's rule to ``text`` and count in ``removed``.
@@ -284,8 +290,6 @@ def clean(text: str, removed: Removed) -> str:
     Unusual line breaks come out as a vertical tab, so that the caller can tell them from line ends; U+FFFD
     (somebody else's decoding error) is counted and kept.
     """
-    if text.isascii() and text.isprintable():
-        return text
     if _REMOVED.search(text):
         short = _REMOVED.sub("", text)
         removed.control_characters += len(text) - len(short)

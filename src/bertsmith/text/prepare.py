@@ -43,6 +43,7 @@ from bertsmith.text.store import (
 )
 from bertsmith.text.tokenising import tokenise, tokenise_in_order
 from bertsmith.text.tokenizer import Tokenizer
+from bertsmith.text.word_cache import WordCache
 
 # Offsets in a shard are 32-bit.
 _MAX_SHARD_TOKENS = 1_000_000_000
@@ -209,7 +210,7 @@ def _check_disk(
     """Forecast the store's size from a sample and refuse to start without room for it."""
     text_bytes = sum(path.stat().st_size * expansion(path) for path in paths)
     documents = sample(paths, settings)
-    tokenised = tokenise(documents, tokenizer)
+    tokenised = tokenise(documents, WordCache(tokenizer))
     sample_bytes = max(1, sum(len(d.text.encode("utf-8", "surrogatepass")) for d in documents))
     arrays = (getattr(tokenised, name).nbytes for name in ("token_ids", "sentence_lengths", "sentence_counts"))
     per_document = 12 * tokenised.num_documents

@@ -1,30 +1,36 @@
-"""Files as people have them to documents: txt, jsonl, csv/tsv, parquet, compressed or not."""
+"""Files as people have them to documents: txt, jsonl, csv/tsv, parquet, compressed or not.
+
+Encodings, line ends and control characters: :mod:`bertsmith.text.decoding`. Rows: :mod:`bertsmith.text.tables`.
+What a document is in a txt file, and hard-wrapped lines: :mod:`bertsmith.text.layout`.
+"""
 
 from __future__ import annotations
 
 import glob
 import itertools
-import statistics
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bertsmith.config import CorpusSettings
-from bertsmith.errors import InputError, nearest
-from bertsmith.text.decoding import Removed, clean, line_pieces, open_text, uncompressed_name
-from bertsmith.text.tables import open_records
+from bertsmith.errors import InputError
+from bertsmith.text.decoding import Removed, clean, cut_point, line_pieces, open_text, uncompressed_name
+from bertsmith.text.layout import Line, detect_layout, join_wrapped
+from bertsmith.text.tables import FORMATS, open_records
 
 MAX_LINE = 1 << 20
 """A longer line is read in parts, cut at a space (characters)."""
 
-MAX_DOCUMENT = 4 << 20
+MAX_DOCUMENT = 1 << 22
 """A longer document goes on as further documents (characters)."""
 
-SAMPLE_LINES = 4000
-SAMPLE_CHARACTERS = 500_000
+SAMPLE_CHARACTERS = 1 << 18
+"""How much of the start of a txt file its layout is told from."""
 
-TEXT_ENDINGS = (".txt", ".text")
-TABLE_ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+ENDINGS = {".txt": "txt", ".text": "txt"} | FORMATS
+"""What a file name's ending, looked at without that of a compression, says about its format."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Document:
     Attributes:
         text: its paragraphs (or lines) separated by newlines; none is empty.
         source: the file.
-        line: where it starts in the file, counted from 1.
+        line: where it starts in the file, counted from 1: a line, or for parquet a row.
     """
 
     text: str
@@ -47,252 +53,251 @@ class ReadReport:
     """What readers met, over all files.
 
     Attributes:
+        documents: documents that were read.
         encodings: how each file was decoded, by path.
         document_rules: what counted as a document in each txt file, by path.
         wrapped_files: files whose hard-wrapped lines were joined into paragraphs.
+        skipped_files: files in folders that were left out because of their name's ending, counted by it.
         removed: control characters and unusual line breaks.
-        cut_lines: lines that were too long and were read in parts.
-        cut_documents: documents that were too long and go on as others.
+        cut_lines: cuts in lines that were too long and were read in parts.
+        cut_documents: cuts in documents that were too long and go on as others.
         empty_rows: rows of tables without text.
     """
 
+    documents: int = 0
     encodings: dict[str, str] = field(default_factory=dict)
     document_rules: dict[str, str] = field(default_factory=dict)
     wrapped_files: list[str] = field(default_factory=list)
+    skipped_files: dict[str, int] = field(default_factory=dict)
     removed: Removed = field(default_factory=Removed)
     cut_lines: int = 0
     cut_documents: int = 0
     empty_rows: int = 0
 
+    def merge(self, other: ReadReport) -> None:
+        """Add what ``other`` counted."""
+        self.documents += other.documents
+        self.encodings |= other.encodings
+        self.document_rules |= other.document_rules
+        self.wrapped_files += other.wrapped_files
+        self.skipped_files = dict(Counter(self.skipped_files) + Counter(other.skipped_files))
+        self.removed.merge(other.removed)
+        self.cut_lines += other.cut_lines
+        self.cut_documents += other.cut_documents
+        self.empty_rows += other.empty_rows
+
+    def choices(self) -> list[str]:
+        """Return a line for each way in which files were read."""
+        meaning = {
+            "file": "a document is a whole file",
+            "blank-line": "a document is what stands between blank lines",
+            "line": "a document is a line",
+        }
+        encodings = (f"{_files(group)} read as {name}" for name, group in _grouped(self.encodings))
+        rules = (f"{meaning[rule]}: {_files(group)}" for rule, group in _grouped(self.document_rules))
+        wrapped = [f"hard-wrapped lines joined: {_files(self.wrapped_files)}"] if self.wrapped_files else []
+        return [*encodings, *rules, *wrapped]
+
     def warnings(self) -> list[str]:
-        """Return a sentence for everything that a user should know about."""
-        found = []
-        others: dict[str, list[str]] = {}
-        for path, name in self.encodings.items():
-            if name not in ("utf-8", "parquet"):
-                others.setdefault(name, []).append(path)
-        found += [f"{len(paths)} file(s) read as {name}, first {paths[0]}" for name, paths in others.items()]
+        """Return a line for everything that was guessed, skipped, cut or removed."""
+        found = [
+            f"{_files(group)} read as {name}"
+            for name, group in _grouped(self.encodings)
+            if name not in ("utf-8", "parquet")
+        ]
+        if self.skipped_files:
+            endings = ", ".join(f"{ending or 'none'} ({n:,})" for ending, n in sorted(self.skipped_files.items()))
+            found.append(f"{sum(self.skipped_files.values()):,} file(s) skipped for their name's ending: {endings}")
         counts = (
-            (self.removed.control_characters, "control characters removed"),
-            (self.removed.line_breaks, "unusual line breaks (U+2028 and its like) read as line breaks"),
-            (self.removed.replacement_characters, "replacement characters (U+FFFD): broken before it came here"),
-            (self.cut_lines, f"lines longer than {MAX_LINE:,} characters read in parts"),
-            (self.cut_documents, f"documents longer than {MAX_DOCUMENT:,} characters split"),
-            (self.empty_rows, "rows without text left out"),
+            (self.removed.control_characters, "control character(s) removed"),
+            (self.removed.line_breaks, "unusual line break(s) (U+2028 and its like) read as line breaks"),
+            (self.removed.replacement_characters, "replacement character(s) (U+FFFD): broken before it came here"),
+            (self.cut_lines, f"cut(s) in lines longer than {MAX_LINE:,} characters"),
+            (self.cut_documents, f"cut(s) in documents longer than {MAX_DOCUMENT:,} characters"),
+            (self.empty_rows, "row(s) without text left out"),
         )
         return found + [f"{count:,} {what}" for count, what in counts if count]
 
 
-def find_files(corpus: Sequence[Path | str], settings: CorpusSettings) -> list[Path]:
+def _grouped(names: dict[str, str]) -> list[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
+    for path, name in names.items():
+        groups.setdefault(name, []).append(path)
+    return sorted(groups.items())
+
+
+def _files(paths: list[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{len(paths):,} files (first {paths[0]})"
+
+
+def find_files(corpus: Sequence[Path | str], settings: CorpusSettings, report: ReadReport | None = None) -> list[Path]:
     """Return the files of a corpus, each once: named files, folders (recursive, sorted), glob patterns.
 
-    In a folder hidden files and unknown endings are left out, unless ``settings.format`` says what all are.
+    In folders and from patterns, hidden files and those whose ending is unknown, or tells of another format
+    than ``settings.format``, are left out; the latter are counted in ``report``. A format set by hand takes
+    unknown endings too.
 
     Raises:
-        InputError: a name matches nothing, or every file is empty.
+        InputError: a name matches nothing that can be read, or every file is empty.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
+    skipped: Counter[str] = Counter()
     for entry in corpus:
         path = Path(entry)
         if path.is_dir():
-            below = (p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path)))
-            files = [p for p in below if settings.format != "auto" or _known(p)]
-            if not files:
-                known = ", ".join((*TEXT_ENDINGS, *TABLE_ENDINGS))
-                raise InputError(f"no text in this folder; expected files ending in {known}, or --format", path=path)
+            candidates = _walk(path)
         elif path.exists():
-            files = [path]
+            found.setdefault(path.resolve(), path)
+            continue
         else:
-            files = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
-            if not files:
-                raise InputError("no such file or folder, and no match as a pattern", path=path)
-        found.update(dict.fromkeys(files))
-    if all(path.stat().st_size == 0 for path in found):
-        raise InputError(f"the corpus is empty: {len(found)} file(s) of 0 bytes", path=next(iter(found)))
-    return list(found)
+            matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+            if not matches:
+                raise InputError("no such file or folder, and nothing matches it as a pattern", path=path)
+            candidates = [p for match in matches for p in (_walk(match) if match.is_dir() else [match])]
+        taken = [p for p in candidates if _is_wanted(p, settings.format)]
+        skipped.update(uncompressed_name(p).suffix.lower() for p in candidates if not _is_wanted(p, settings.format))
+        if not taken:
+            raise InputError(
+                f"holds no file to read among {len(candidates)}; expected endings {', '.join(ENDINGS)} "
+                "(also with .gz, .zst, .bz2 or .xz), or say --format",
+                path=path,
+            )
+        for file in taken:
+            found.setdefault(file.resolve(), file)
+    if report is not None:
+        report.skipped_files = dict(Counter(report.skipped_files) + skipped)
+    if all(path.stat().st_size == 0 for path in found.values()):
+        raise InputError(f"the corpus is empty: {len(found)} file(s) of 0 bytes", path=next(iter(found.values()), None))
+    return list(found.values())
 
 
-def read_documents(path: Path, settings: CorpusSettings, report: ReadReport) -> Iterator[Document]:
-    """Yield the documents of one file in order; memory holds one at a time.
+def require_documents(report: ReadReport, corpus: Sequence[Path | str]) -> None:
+    """Check, after reading, that there was text.
 
     Raises:
-        InputError: the file cannot be read, decoded or parsed, or has no such column.
+        InputError: no document was read.
     """
-    kind = _format(path, settings)
-    return _read_text(path, settings, report) if kind == "txt" else _read_table(path, kind, settings, report)
+    if not report.documents:
+        raise InputError("the corpus is empty: no text in its files", path=corpus[0] if corpus else None)
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _walk(folder: Path) -> list[Path]:
+    files = []
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        # Links may lead in circles.
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in files if path.is_file())
 
 
-def _known(path: Path) -> bool:
-    return uncompressed_name(path).suffix.lower() in (*TEXT_ENDINGS, *TABLE_ENDINGS)
+def _is_wanted(path: Path, format: str) -> bool:  # noqa: A002
+    known = ENDINGS.get(uncompressed_name(path).suffix.lower())
+    return known is not None if format == "auto" else known in (None, format)
 
 
 def _format(path: Path, settings: CorpusSettings) -> str:
     if settings.format != "auto":
         return settings.format
-    return TABLE_ENDINGS.get(uncompressed_name(path).suffix.lower(), "txt")
+    ending = uncompressed_name(path).suffix.lower()
+    if ending == ".json":
+        raise InputError("a .json file may be laid out in many ways; --format jsonl reads one object a line", path=path)
+    return ENDINGS.get(ending, "txt")
 
 
-def _read_table(path: Path, kind: str, settings: CorpusSettings, report: ReadReport) -> Iterator[Document]:
-    # jsonl is read whole, so that a missing field can be answered with the fields there are.
-    only = None if kind == "jsonl" else [settings.field]
-    records = open_records(path, encoding=settings.encoding, format=kind, only=only)
-    report.encodings[str(path)] = records.encoding
-    for line, cells in records.rows:
-        if settings.field not in cells:
-            hint = nearest(settings.field, cells)
-            message = f"has no field {settings.field!r}.{hint} Fields: {', '.join(cells)} (--field)"
-            raise InputError(message, path=path, line=line)
-        paragraphs = _paragraphs(cells[settings.field].splitlines(), report)
-        if not paragraphs:
-            report.empty_rows += 1
-        yield from _bounded(paragraphs, path, line, report)
+def read_documents(path: Path, settings: CorpusSettings, report: ReadReport) -> Iterator[Document]:
+    """Yield the documents of one file in order; memory holds one at a time, 4 Mi characters at most.
 
-
-def _paragraphs(lines: Iterable[str], report: ReadReport) -> list[str]:
-    cleaned = (part.strip() for line in lines for part in clean(line, report.removed).split("\v"))
-    return [part for part in cleaned if part]
-
-
-def _bounded(paragraphs: list[str], path: Path, line: int, report: ReadReport) -> Iterator[Document]:
-    """Yield a document, in several parts if it is too long."""
-    part: list[str] = []
-    size = 0
-    for paragraph in paragraphs:
-        if part and size + len(paragraph) > MAX_DOCUMENT:
-            report.cut_documents += 1
-            yield Document("\n".join(part), str(path), line)
-            part, size = [], 0
-        part.append(paragraph)
-        size += len(paragraph) + 1
-    if part:
-        yield Document("\n".join(part), str(path), line)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a txt file is laid out.
-
-    Attributes:
-        documents: "file", "blank-line" or "line": what one document is.
-        wrap_width: the column at which lines were hard-wrapped, or None.
+    Raises:
+        InputError: the file cannot be read, decoded or parsed, or has no such column.
     """
-
-    documents: str
-    wrap_width: int | None
-
-
-def detect_layout(lines: Sequence[str]) -> Layout:
-    """Tell a txt file's layout from its first lines.
-
-    Lines are hard-wrapped if nearly always the next line's first word would not have fitted on the line. Blank
-    lines separate paragraphs (and the file is one document) if the text is hard-wrapped or nearly every block
-    between them is a single line; otherwise they separate documents.
-    """
-    blocks: list[list[str]] = [[]]
-    for line in lines:
-        if line.strip():
-            blocks[-1].append(line.rstrip())
-        elif blocks[-1]:
-            blocks.append([])
-    blocks = [block for block in blocks if block]
-    width = _wrap_width(blocks)
-    if len(blocks) < 2 or width is not None:
-        return Layout("file", width)
-    single = sum(len(block) == 1 for block in blocks) / len(blocks)
-    return Layout("file" if single > 0.8 else "blank-line", None)
+    kind = _format(path, settings)
+    paragraphs = _text_paragraphs(path, settings, report) if kind == "txt" else _cells(path, kind, settings, report)
+    return _documents(paragraphs, path, report)
 
 
-def _wrap_width(blocks: list[list[str]]) -> int | None:
-    pairs = [pair for block in blocks for pair in itertools.pairwise(block)]
-    if len(pairs) < 20:
-        return None
-    lengths = sorted(len(line) for line, _ in pairs)
-    width = lengths[int(0.98 * (len(lengths) - 1))]
-    if not 40 <= width <= 120 or statistics.median(lengths) < 0.8 * width:
-        return None
-    full = sum(len(line) + 1 + len(following.split(maxsplit=1)[0]) > 0.95 * width for line, following in pairs)
-    return width if full >= 0.85 * len(pairs) else None
+def _documents(paragraphs: Iterable[Line | None], path: Path, report: ReadReport) -> Iterator[Document]:
+    """Gather paragraphs up to each None, which ends a document."""
+    gathered: list[str] = []
+    start = size = 0
+    for paragraph in itertools.chain(paragraphs, [None]):
+        full = paragraph is not None and size + len(paragraph[1]) > MAX_DOCUMENT
+        if gathered and (paragraph is None or full):
+            report.documents += 1
+            report.cut_documents += full
+            yield Document("\n".join(gathered), str(path), start)
+            gathered, size = [], 0
+        if paragraph is not None:
+            if not gathered:
+                start = paragraph[0]
+            gathered.append(paragraph[1])
+            size += len(paragraph[1]) + 1
 
 
-def _read_text(path: Path, settings: CorpusSettings, report: ReadReport) -> Iterator[Document]:
+def _text_paragraphs(path: Path, settings: CorpusSettings, report: ReadReport) -> Iterator[Line | None]:
     report.encodings[str(path)], chunks = open_text(path, settings.encoding)
-    pieces = line_pieces(chunks, MAX_LINE)
-    head = _head(pieces)
-    layout = detect_layout([text for _, text, _ in head])
+    lines = _clean_lines(chunks, report)
+    head = _take(lines, SAMPLE_CHARACTERS)
+    layout = detect_layout([text for _, text in head])
     rule = layout.documents if settings.documents == "auto" else settings.documents
     report.document_rules[str(path)] = rule
-    joiner = _Joiner(layout.wrap_width) if layout.wrap_width is not None and rule != "line" else None
-    if joiner:
+    lines = itertools.chain(head, lines)
+    if layout.wrap_width is not None and rule != "line":
         report.wrapped_files.append(str(path))
-    paragraphs: list[str] = []
-    start, size = 1, 0
-    for number, text, ends in _chained(head, pieces):
+        lines = join_wrapped(lines, layout.wrap_width, MAX_LINE)
+    for number, line in lines:
+        text = line.strip()
+        if text:
+            yield number, text
+        if rule == "line" or (rule == "blank-line" and not text):
+            yield None
+
+
+def _clean_lines(chunks: Iterable[str], report: ReadReport) -> Iterator[Line]:
+    cleaned = (clean(chunk, report.removed) for chunk in chunks)
+    for number, line, ends in line_pieces(cleaned, MAX_LINE):
         report.cut_lines += not ends
-        parts = _paragraphs([text], report)
-        blank = not parts
-        if not blank and not paragraphs and not (joiner and joiner.text):
-            start = number
-        if joiner:
-            parts = joiner.add(parts)
-        paragraphs += parts
-        size += sum(len(part) + 1 for part in parts)
-        if rule == "line" or (rule == "blank-line" and blank) or size > MAX_DOCUMENT:
-            report.cut_documents += size > MAX_DOCUMENT
-            if paragraphs:
-                yield Document("\n".join(paragraphs), str(path), start)
-            paragraphs, size = [], 0
-    if joiner:
-        paragraphs += joiner.flush()
-    if paragraphs:
-        yield Document("\n".join(paragraphs), str(path), start)
+        if "\v" in line:
+            # Breaks inside a line break it, but make no blank line of their own.
+            parts = [part for part in line.split("\v") if part.strip()] or [""]
+            yield from ((number, part) for part in parts)
+        else:
+            yield number, line
 
 
-def _head(pieces: Iterator[tuple[int, str, bool]]) -> list[tuple[int, str, bool]]:
-    head: list[tuple[int, str, bool]] = []
-    size = 0
-    while len(head) < SAMPLE_LINES and size < SAMPLE_CHARACTERS and (piece := next(pieces, None)) is not None:
-        head.append(piece)
-        size += len(piece[1])
+def _take(lines: Iterator[Line], characters: int) -> list[Line]:
+    head = []
+    while characters > 0 and (line := next(lines, None)) is not None:
+        head.append(line)
+        characters -= len(line[1]) + 1
     return head
 
 
-def _chained(
-    head: list[tuple[int, str, bool]], rest: Iterator[tuple[int, str, bool]]
-) -> Iterator[tuple[int, str, bool]]:
-    yield from head
-    head.clear()
-    yield from rest
+def _cells(path: Path, kind: str, settings: CorpusSettings, report: ReadReport) -> Iterator[Line | None]:
+    records = open_records(
+        path, encoding=settings.encoding, quoting=settings.quoting, format=kind, only=[settings.field]
+    )
+    report.encodings[str(path)] = records.encoding
+    for line, row in records.rows:
+        empty = True
+        for text in clean(row[settings.field], report.removed).replace("\v", "\n").splitlines():
+            for part in _parts(text.strip(), report):
+                empty = False
+                yield line, part
+        report.empty_rows += empty
+        yield None
 
 
-@dataclass
-class _Joiner:
-    """Joins hard-wrapped lines to paragraphs.
-
-    A line that clearly had room for the next word was ended on purpose (verse, headings) and stays a line.
-    A hyphen at a line's end keeps standing without a space: "well-" and "known" give "well-known".
-    """
-
-    width: int
-    text: str = ""
-    last_length: int = 0
-
-    def add(self, lines: list[str]) -> list[str]:
-        """Take the next lines (none for a blank line) and return the paragraphs that ended."""
-        ended = [] if lines else self.flush()
-        for line in lines:
-            if self.text and self.last_length + 1 + len(line.split(maxsplit=1)[0]) > 0.75 * self.width:
-                self.text += line if self.text.endswith("-") and self.text[-2:-1].isalpha() else f" {line}"
-            else:
-                ended += self.flush()
-                self.text = line
-            self.last_length = len(line)
-        return ended
-
-    def flush(self) -> list[str]:
-        """Return the paragraph under way, if there is one, and begin anew."""
-        ended, self.text = ([self.text] if self.text else []), ""
-        return ended
+def _parts(text: str, report: ReadReport) -> Iterator[str]:
+    while len(text) > MAX_LINE:
+        cut = cut_point(text, MAX_LINE)
+        report.cut_lines += 1
+        yield text[:cut].strip()
+        text = text[cut:]
+    if text:
+        yield text

@@ -43,7 +43,8 @@ class Table:
     """A table in memory.
 
     Attributes:
-        columns: names as in the header; for jsonl all keys in the order in which they first appear.
+        columns: names as in the header; for jsonl all keys in the order in which they first appear; of ``only``,
+            where it was given, those.
         rows: a cell for every column, "" where there is none.
         lines: where each row starts, counted from 1: lines of the file, or rows for parquet.
         source: the file.
@@ -88,7 +89,8 @@ def read_table(
         quoting: "none" takes every quote as a character. "auto": in csv quotes enclose cells; in tsv as
             :func:`tsv_is_quoted` says.
         format: csv, tsv, jsonl or parquet; "auto" goes by the name.
-        only: the columns that are needed; others are not read. By default all.
+        only: the columns that are needed; others are not looked at. By default all; then a jsonl row may lack
+            some, and has "" there.
 
     Raises:
         InputError: the file cannot be read as such a table, a wanted column is missing, or it has no rows.
@@ -242,8 +244,10 @@ def tsv_is_quoted(lines: Sequence[str]) -> bool:
     header = lines[0].split("\t")
     if all(len(name) > 1 and name[0] == name[-1] == '"' for name in header):
         return True
+    # Where every line has the header's number of cells as it stands, no tab and no line break needs quotes.
+    regular = all(line.count("\t") + 1 == width for line in lines if line)
     enclosed = [match[1] for match in _QUOTED_CELL.finditer(text)]
-    return bool(enclosed) and all(re.search(r'[\t\n"]', cell) for cell in enclosed)
+    return bool(enclosed) and all(re.search('"' if regular else r'[\t\n"]', cell) for cell in enclosed)
 
 
 class _Lines:
@@ -374,10 +378,12 @@ def _json_rows(lines: Iterator[str], path: Path, only: Sequence[str] | None) -> 
             raise InputError("is nested too deeply; expected one flat object a line", path=path, line=number) from None
         if not isinstance(row, dict):
             raise InputError(f"holds a JSON {type(row).__name__}, expected one object a line", path=path, line=number)
-        yield (
-            number,
-            {k: _json_cell(v, k, path, number) for k, v in row.items() if only is None or k in only},
-        )
+        for name in only or ():
+            if name not in row:
+                raise InputError(
+                    f"has no field {name!r}.{nearest(name, row)} Fields: {', '.join(row)}", path=path, line=number
+                )
+        yield number, {key: _json_cell(row[key], key, path, number) for key in (row if only is None else only)}
 
 
 def _json_cell(value: Any, key: str, path: Path, line: int) -> str:

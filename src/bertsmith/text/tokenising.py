@@ -20,11 +20,12 @@ import numpy as np
 from bertsmith.errors import InputError
 from bertsmith.text.corpus import CorpusDocument, DocumentBatch
 from bertsmith.text.sentences import split_sentences
-from bertsmith.text.store import TokenisedDocuments, id_dtype
+from bertsmith.text.store import TokenisedDocuments
 from bertsmith.text.tokenizer import Tokenizer
+from bertsmith.text.word_cache import WordCache
 
 
-def tokenise(documents: list[CorpusDocument], tokenizer: Tokenizer) -> TokenisedDocuments:
+def tokenise(documents: list[CorpusDocument], words: WordCache) -> TokenisedDocuments:
     """Find the sentences of documents and their ids. Sentences without a token are left out."""
     sentences: list[str] = []
     owners: list[int] = []
@@ -33,16 +34,14 @@ def tokenise(documents: list[CorpusDocument], tokenizer: Tokenizer) -> Tokenised
         found = split_sentences(document.text, rule)
         sentences += found
         owners += [number] * len(found)
-    ids = tokenizer.sentence_ids(sentences)
-    lengths = np.array([len(i) for i in ids], dtype=np.int32)
+    ids, lengths = words.sentence_ids(sentences)
     full = lengths > 0
     owner = np.array(owners, dtype=np.int64)[full]
     characters = np.array([len(s) for s in sentences], dtype=np.int64)[full]
-    dtype = id_dtype(tokenizer.vocab_size)
     return TokenisedDocuments(
         sentence_counts=np.bincount(owner, minlength=len(documents)).astype(np.int32),
         sentence_lengths=lengths[full],
-        token_ids=np.concatenate(ids).astype(dtype) if ids else np.zeros(0, dtype=dtype),
+        token_ids=ids,
         characters=np.bincount(owner, weights=characters, minlength=len(documents)).astype(np.int64),
         sources=np.array([d.source for d in documents], dtype=np.int32),
         lines=np.array([d.line for d in documents], dtype=np.int64),
@@ -65,8 +64,9 @@ def tokenise_in_order(
         InputError: a worker process was killed.
     """
     if workers == 1:
+        words = WordCache(tokenizer)
         for batch in batches:
-            yield tokenise(batch.documents, tokenizer), batch.megabytes
+            yield tokenise(batch.documents, words), batch.megabytes
         return
     # Started afresh, not forked: this process may hold threads of torch or of the tokenizer.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
@@ -121,9 +121,9 @@ def _end_with_parent() -> None:
 
 
 def _work(documents: list[CorpusDocument], directory: str) -> TokenisedDocuments:
-    return tokenise(documents, _loaded(directory))
+    return tokenise(documents, _words(directory))
 
 
 @functools.cache
-def _loaded(directory: str) -> Tokenizer:
-    return Tokenizer.load(Path(directory))
+def _words(directory: str) -> WordCache:
+    return WordCache(Tokenizer.load(directory))

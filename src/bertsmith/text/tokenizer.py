@@ -63,6 +63,7 @@ class Tokenizer:
         special_ids: (5,) int64, the same, sorted.
         starts_word: (V,) bool, false for ``##`` pieces.
         lowercase: whether text is lower-cased.
+        splits_at_spaces: whether the ids of a text are those of its parts between spaces, one after the other.
         hash: SHA-256 of all that determines ids; equal hashes give equal ids for every text.
     """
 
@@ -82,6 +83,7 @@ class Tokenizer:
         backend.no_padding()
         state = json.loads(backend.to_str())
         self.lowercase = '"lowercase": true' in json.dumps(state["normalizer"])
+        self.splits_at_spaces = _splits_at_spaces(state)
         rules = json.dumps([state["normalizer"], state["pre_tokenizer"], MAX_WORD_CHARACTERS], sort_keys=True)
         self.hash = hashlib.sha256("\n".join([rules, *self.tokens]).encode("utf-8", "surrogatepass")).hexdigest()
         # Text of users is text: "[SEP]" in it must not end a segment. Only on request are special tokens seen.
@@ -275,6 +277,17 @@ def read_vocabulary(path: Path) -> list[str]:
             raise InputError(f"repeats {token!r} of line {seen[token]}", path=path, line=number)
         seen[token] = number
     return list(seen)
+
+
+def _splits_at_spaces(state: dict[str, Any]) -> bool:
+    """Tell whether no rule of a tokenizer looks across a space: each character is normalised by its neighbours in
+    the word at most (nothing composes with a space), and every space ends a word.
+    """
+    normalizer = state["normalizer"] or {"type": "Sequence", "normalizers": []}
+    parts = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    return (state["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer" and all(
+        part["type"] in ("BertNormalizer", "NFC", "NFD", "Lowercase", "StripAccents") for part in parts
+    )
 
 
 def _normalizer(lowercase: bool, strip_accents: bool | None) -> normalizers.Normalizer:

@@ -117,8 +117,8 @@ def learn_vocabulary(settings: VocabularySettings, log: Log | None = None) -> Vo
     log = log or Log()
     if settings.output.exists() and not (settings.output / REPORT_FILE).exists() and any(settings.output.iterdir()):
         raise InputError("exists and is not a vocabulary; choose another output", path=settings.output)
-    paths = find_files(settings.corpus, settings)
     reading = ReadReport()
+    paths = find_files(settings.corpus, settings, reading)
     counter = WordCounter(settings.lowercase, settings.max_words)
     held_out: list[str] = []
     held_characters = held_documents = documents = 0

@@ -254,7 +254,7 @@ def _train(run: _Run, stop: StopRequest, started: float) -> Evaluation | None:
         if progress.step == 0:
             progress.schedule = _fit_to_budget(run, budget)
     total = progress.schedule.total_steps
-    every = settings.eval_every or max(1, total // 20)
+    every = settings.eval_every or max(10, total // 20)
     warned = False
     batches = prefetched(lambda step: _micro_batches(run, step), progress.step)
     smoothed = math.nan

@@ -1,0 +1,84 @@
+"""Small things that many tests need: a vocabulary, a store, a pre-training run, all made here from a few words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertsmith.config import PrepareSettings, PretrainSettings, VocabularySettings
+from bertsmith.console import Log
+from bertsmith.text.prepare import prepare
+from bertsmith.text.store import TokenStore
+from bertsmith.text.vocabulary import learn_vocabulary
+from bertsmith.training.pretrain import pretrain
+
+QUIET = Log(quiet=True)
+
+SUBJECTS = ("the cat", "a dog", "my sister", "the old man", "나는", "우리 고양이는", "친구가")
+VERBS = ("sees", "likes", "finds", "forgets", "오늘", "어제", "자주")
+OBJECTS = ("the red ball", "a small house", "the river", "밥을 먹었다", "책을 읽었다", "집에 갔다")
+
+
+def made_up_text(documents: int, seed: int = 0) -> str:
+    """Documents of a few sentences of made-up English and Korean, blank lines between them."""
+    rng = np.random.default_rng(seed)
+    blocks = []
+    for _ in range(documents):
+        lines = [
+            f"{rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.choice(OBJECTS)}." for _ in range(int(rng.integers(2, 9)))
+        ]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text(made_up_text(70), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
+    output = tmp_path_factory.mktemp("vocabulary") / "vocab"
+    learn_vocabulary(VocabularySettings(corpus=[corpus_file], size=137, output=output), QUIET)
+    return output
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path, vocabulary: Path) -> TokenStore:
+    output = tmp_path_factory.mktemp("store") / "store"
+    return prepare(PrepareSettings(corpus=[corpus_file], vocab=vocabulary, output=output, workers=1), QUIET)
+
+
+def tiny_run(store: TokenStore, output: Path, **changes: object) -> PretrainSettings:
+    """Settings of a run that takes a second or two."""
+    settings = {
+        "store": store.path,
+        "output": output,
+        "layers": 2,
+        "hidden_size": 20,
+        "heads": 2,
+        "max_positions": 48,
+        "max_length": 33,
+        "batch_size": 7,
+        "steps": 13,
+        "eval_every": 5,
+        "eval_instances": 11,
+        "checkpoint_every": 4,
+        "held_out": 0.1,
+        "learning_rate": 3e-3,
+        "precision": "float32",
+        "threads": 1,
+        "quiet": True,
+    }
+    return PretrainSettings.parse(settings | changes)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, store: TokenStore) -> Path:
+    output = tmp_path_factory.mktemp("run") / "run"
+    pretrain(tiny_run(store, output, steps=40))
+    return output

@@ -1,0 +1,151 @@
+"""Fine-tuning and prediction from end to end, on a task that can be learned from a few rows."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bertsmith
+from bertsmith.config import FinetuneSettings, PredictSettings
+from bertsmith.console import Log
+from bertsmith.errors import InputError
+from bertsmith.serving.predictor import predict_file
+from bertsmith.training.finetune import finetune
+from bertsmith.training.report import finetuning_sections
+from tests.conftest import OBJECTS, SUBJECTS
+
+QUIET = Log(quiet=True)
+
+
+def write_rows(path: Path, count: int, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    lines = ["text,label"]
+    for n in range(count):
+        label = ("고양이", "dog")[n % 2]
+        subject = "우리 고양이는" if label == "고양이" else "a dog"
+        lines.append(f"{rng.choice(SUBJECTS[2:5])} sees {subject} {rng.choice(OBJECTS)},{label}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def settings(run: Path, directory: Path, **changes: object) -> FinetuneSettings:
+    values = {
+        "task": "classify",
+        "model": run,
+        "train": write_rows(directory / "train.csv", 48, 1),
+        "dev": write_rows(directory / "dev.csv", 21, 2),
+        "output": directory / "tuned",
+        "epochs": 12,
+        "batch_size": 9,
+        "learning_rate": 5e-3,
+        "max_length": 30,
+        "precision": "float32",
+        "threads": 1,
+    }
+    return FinetuneSettings.parse(values | changes)
+
+
+@pytest.fixture(scope="module")
+def tuned(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tuned")
+    result = finetune(settings(run, directory, seeds=2), QUIET)
+    assert result.scores.accuracy == 1.0
+    return directory / "tuned"
+
+
+def test_what_a_tuned_model_leaves(tuned: Path) -> None:
+    scores = json.loads((tuned / "scores.json").read_text(encoding="utf-8"))
+    assert scores["labels"] == ["dog", "고양이"]
+    assert len(scores["seeds"]) == 2
+    values = [s["accuracy"] for s in scores["seeds"]]
+    assert scores["mean"]["accuracy"] == pytest.approx(np.mean(values))
+    assert scores["deviation"]["accuracy"] == pytest.approx(np.std(values, ddof=1))
+    assert scores["majority_accuracy"] in (pytest.approx(10 / 21), pytest.approx(11 / 21))
+    page = (tuned / "report.html").read_text(encoding="utf-8")
+    assert "고양이" in page
+    assert "Confusion matrix" in page
+    assert next(s.title for s in finetuning_sections(tuned)) == "What came out"
+
+
+def test_the_same_seed_gives_the_same_model(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in "ab":
+        finetune(settings(run, tmp_path / name, epochs=1), QUIET)
+    first, second = (tmp_path / name / "tuned" / "model" / "model.safetensors" for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_from_scratch_starts_elsewhere(run: Path, tmp_path: Path) -> None:
+    finetune(settings(run, tmp_path, epochs=0.5, from_scratch=True), QUIET)
+    scratch = bertsmith.Bert.load(tmp_path / "tuned").embeddings.token.weight
+    start = bertsmith.Bert.load(run).embeddings.token.weight
+    assert (scratch - start).abs().mean() > 0.01
+
+
+def test_predictions_do_not_depend_on_company(tuned: Path) -> None:
+    predict = bertsmith.load(tuned)
+    texts = ["a dog", "나는 우리 고양이는 밥을 먹었다", "my sister sees a dog the river " * 5, "the cat"]
+    together = predict(texts)
+    for text, prediction in zip(texts, together, strict=True):
+        alone = predict(text)
+        assert (alone.label, alone.text) == (prediction.label, text)
+        assert alone.scores == pytest.approx(prediction.scores, abs=1e-5)
+        assert sum(alone.scores.values()) == pytest.approx(1.0, abs=1e-5)
+    assert together[0].label == "dog"
+    assert together[1].label == "고양이"
+    assert together[2].truncated > 0
+    assert [p.label for p in predict.stream(iter(texts))] == [p.label for p in together]
+
+
+def test_predicting_files_and_standard_input(tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path / "new.csv", 7, 5)
+    summary = predict_file(PredictSettings(model=tuned, input=tmp_path / "new.csv", output=tmp_path / "o.jsonl"), QUIET)
+    assert summary.rows == 7
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["label"] for line in lines] == ["고양이", "dog"] * 3 + ["고양이"]
+
+    class Stdin:
+        buffer = io.BytesIO("a dog\r\n우리 고양이는 집에 갔다\n".encode())
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    predict_file(PredictSettings(model=tuned, input=Path("-"), output=tmp_path / "p.jsonl"), QUIET)
+    assert len((tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_an_error_in_the_middle_leaves_the_old_output(tuned: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_text("a dog\n\nthe cat\n", encoding="utf-8")
+    (tmp_path / "o.jsonl").write_text("old", encoding="utf-8")
+    with pytest.raises(InputError, match=r"new\.txt:2: the text is empty"):
+        predict_file(PredictSettings(model=tuned, input=tmp_path / "new.txt", output=tmp_path / "o.jsonl"), QUIET)
+    assert (tmp_path / "o.jsonl").read_text(encoding="utf-8") == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new.txt", "o.jsonl"]
+
+
+def test_a_pretraining_run_does_not_predict(run: Path) -> None:
+    with pytest.raises(InputError, match="bertsmith finetune classify"):
+        bertsmith.load(run)
+
+
+def test_refusals(run: Path, tuned: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="above the model's 48 positions"):
+        finetune(settings(run, tmp_path, max_length=49), QUIET)
+    with pytest.raises(InputError, match="already"):
+        finetune(settings(run, tmp_path, output=tuned), QUIET)
+    (tmp_path / "dev.csv").write_text("text,label\na dog,bird\n", encoding="utf-8")
+    broken = settings(run, tmp_path).model_copy(update={"dev": tmp_path / "other.csv", "output": tmp_path / "new"})
+    (tmp_path / "other.csv").write_text("text,label\na dog,bird\n", encoding="utf-8")
+    with pytest.raises(InputError, match="label 'bird'"):
+        finetune(broken, QUIET)
+    assert not (tmp_path / "new").exists()
+
+
+def test_cut_texts_and_a_collapse_are_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finetune(settings(run, tmp_path, epochs=1, learning_rate=1e-9, max_length=6), Log())
+    said = capsys.readouterr().err
+    assert "48 of 48 training texts are longer than 6 tokens" in said
+    assert "collapsed" in said
