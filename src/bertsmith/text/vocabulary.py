@@ -237,7 +237,7 @@ def script(character: str) -> str:
     name = unicodedata.name(character, "")
     for known in ("HANGUL", "LATIN", "HIRAGANA", "KATAKANA", "CYRILLIC", "GREEK", "ARABIC"):
         if name.startswith(known):
-            return "Kana" if known.endswith("KANA") else known.capitalize()
+            return "Kana" if known in ("HIRAGANA", "KATAKANA") else known.capitalize()
     return "Han" if name.startswith("CJK") else "other"
 
 
