@@ -232,6 +232,13 @@ class Tokenizer:
         encoded = self._plain.encode_batch_fast([_clean(s) for s in sentences], add_special_tokens=False)
         return [np.array(e.ids, dtype=np.int64) for e in encoded]
 
+    def ids_and_starts(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return for each text (T,) int64 ids without special tokens, and (T,) int64 where in it each token starts."""
+        encoded = self._plain.encode_batch([_clean(text) for text in texts], add_special_tokens=False)
+        return [
+            (np.array(e.ids, dtype=np.int64), np.array(e.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]) for e in encoded
+        ]
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return readable text: pieces joined to words, words joined by spaces, special tokens kept."""
         words: list[str] = []

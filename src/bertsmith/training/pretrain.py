@@ -260,10 +260,9 @@ def _train(run: _Run, stop: StopRequest, started: float) -> Evaluation | None:
     smoothed = math.nan
     with (
         metrics,
-        log.progress("pre-training", float(total) * run.sampler.tokens_per_step, "tokens") as advance,
+        log.progress("pre-training", (total - progress.step) * run.sampler.tokens_per_step, "tokens") as advance,
         batches as prepared,
     ):
-        advance(progress.tokens)
         steps = train(
             run.model,
             run.optimizer,
