@@ -1,7 +1,8 @@
 """Token ids for much text: each word goes through the tokenizer once.
 
 Text is mostly words that were there before, and looking one up takes a tenth of the time of tokenising it:
-English goes through in half the time, Korean with its many word forms in 70 to 100 % of it. The result is the same: the ids of a text are those of its parts between spaces, one after the other
+English goes through in half the time, Korean with its many word forms in 70 to 100 % of it. The result is
+the same: the ids of a text are those of its parts between spaces, one after the other
 (``Tokenizer.splits_at_spaces``).
 """
 

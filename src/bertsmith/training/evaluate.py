@@ -24,6 +24,7 @@ class Evaluation:
         perplexity: exp of ``mlm_loss``.
         nsp_loss: mean cross entropy of the pairs (nats).
         nsp_accuracy: share of pairs told right.
+        nsp_majority: share that always giving the commoner answer tells right.
         unigram_entropy: ``mlm_loss`` of a model that knows only how frequent each token is (nats).
     """
 
@@ -32,6 +33,7 @@ class Evaluation:
     perplexity: float
     nsp_loss: float
     nsp_accuracy: float
+    nsp_majority: float
     unigram_entropy: float
 
 
@@ -46,7 +48,7 @@ def evaluate(
     """Evaluate without dropout; the result does not depend on how the instances are batched."""
     model.eval()
     mlm_loss = nsp_loss = 0.0
-    mlm_right = nsp_right = mlm_count = nsp_count = 0
+    mlm_right = nsp_right = mlm_count = nsp_count = nsp_random = 0
     for held in batches:
         batch = held.to(device)
         assert batch.masked_labels is not None
@@ -60,6 +62,7 @@ def evaluate(
         nsp_right += int((output.nsp_logits.argmax(1) == batch.labels).sum())
         mlm_count += len(batch.masked_labels)
         nsp_count += len(batch.labels)
+        nsp_random += int(batch.labels.sum())
     mean = mlm_loss / mlm_count
     return Evaluation(
         mlm_loss=mean,
@@ -67,6 +70,7 @@ def evaluate(
         perplexity=math.exp(min(mean, 700)),
         nsp_loss=nsp_loss / nsp_count,
         nsp_accuracy=nsp_right / nsp_count,
+        nsp_majority=max(nsp_random, nsp_count - nsp_random) / nsp_count,
         unigram_entropy=unigram_entropy,
     )
 

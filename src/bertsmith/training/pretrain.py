@@ -352,7 +352,7 @@ def _is_stuck(evaluation: Evaluation) -> bool:
 def _figures(e: Evaluation) -> str:
     return (
         f"MLM loss {e.mlm_loss:.3f} (unigram {e.unigram_entropy:.3f}), accuracy {e.mlm_accuracy:.1%}, "
-        f"perplexity {e.perplexity:,.1f}; NSP accuracy {e.nsp_accuracy:.1%}"
+        f"perplexity {e.perplexity:,.1f}; NSP accuracy {e.nsp_accuracy:.1%} (commoner answer {e.nsp_majority:.1%})"
     )
 
 

@@ -121,7 +121,8 @@ def pretraining_sections(run: Path) -> list[Section]:
             ("unigram entropy: what frequencies alone give", last["unigram_entropy"]),
             ("held-out MLM accuracy", f"{last['mlm_accuracy']:.1%}"),
             ("perplexity", last["perplexity"]),
-            ("next-sentence accuracy (chance: 50 %)", f"{last['nsp_accuracy']:.1%}"),
+            ("next-sentence accuracy", f"{last['nsp_accuracy']:.1%}"),
+            ("always the commoner answer", f"{last['nsp_majority']:.1%}"),
             ("steps", last["step"]),
         ]
         if train:
@@ -136,7 +137,9 @@ def pretraining_sections(run: Path) -> list[Section]:
             "MLM accuracy": [(e["step"], e["mlm_accuracy"]) for e in held],
             "next-sentence accuracy": [(e["step"], e["nsp_accuracy"]) for e in held],
         }
-        chart = line_chart(accuracy, "step", "share", {"chance of next-sentence": 0.5})
+        chart = line_chart(
+            accuracy, "step", "share", {"next sentence, always the commoner answer": last["nsp_majority"]}
+        )
         sections.append(Section("Held-out accuracy", [chart]))
     if train:
         rate = line_chart({"learning rate": [(e["step"], e["learning_rate"]) for e in train]}, "step", "learning rate")

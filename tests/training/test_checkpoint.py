@@ -1,0 +1,102 @@
+"""Optimiser states and the metrics log on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bertsmith.config import OptimizerSettings
+from bertsmith.errors import InputError
+from bertsmith.training.checkpoint import MetricsLog, load_optimizer, read_metrics, save_checkpoint, save_optimizer
+from bertsmith.training.evaluate import unigram_entropy
+from bertsmith.training.optimizer import apply_gradients, make_optimizer
+from bertsmith.training.report import bar_rows, confusion_table, paragraph, table
+
+
+def stepped(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Linear(5, 3)
+    optimizer = make_optimizer(model, OptimizerSettings())
+    for _ in range(3):
+        model(torch.randn(7, 5)).square().sum().backward()
+        apply_gradients(model, optimizer, 0.01, 1.0)
+    return model, optimizer
+
+
+def test_the_optimizer_goes_on_where_it_was(tmp_path: Path) -> None:
+    model, optimizer = stepped(1)
+    save_optimizer(tmp_path, model, optimizer)
+    other, fresh = stepped(2)
+    other.load_state_dict(model.state_dict())
+    load_optimizer(tmp_path, other, fresh)
+    for network, state in ((model, optimizer), (other, fresh)):
+        network(torch.ones(2, 5)).sum().backward()
+        apply_gradients(network, state, 0.01, 1.0)
+    assert torch.equal(model.weight, other.weight)
+
+
+def test_the_state_of_another_model(tmp_path: Path) -> None:
+    model, optimizer = stepped(1)
+    save_optimizer(tmp_path, model, optimizer)
+    larger = nn.Linear(6, 3)
+    with pytest.raises(InputError, match="of the right shape for weight"):
+        load_optimizer(tmp_path, larger, make_optimizer(larger, OptimizerSettings()))
+    (tmp_path / "optimizer.safetensors").write_bytes(b"no")
+    with pytest.raises(InputError, match="not a readable state"):
+        load_optimizer(tmp_path, model, optimizer)
+
+
+def test_old_checkpoints_go_only_after_the_new_one_is_whole(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        save_checkpoint(tmp_path, step, lambda d: (d / "a").write_text("x") and None)
+    folder = tmp_path / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000015"]
+    (folder / ".step-00000020.left").mkdir()
+
+    def fails(directory: Path) -> None:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        save_checkpoint(tmp_path, 20, fails)
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000015"]
+
+
+def test_a_resumed_log_has_each_step_once_and_no_half_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        for step in range(1, 8):
+            log.write({"step": step, "kind": "train"})
+    with path.open("a") as file:
+        file.write('{"step": 8, "ki')
+    with MetricsLog(path, after_step=5) as log:
+        log.write({"step": 6, "kind": "train"})
+    assert [e["step"] for e in read_metrics(path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_unigram_entropy_by_hand() -> None:
+    import math
+    from dataclasses import replace
+
+    import numpy as np
+
+    from bertsmith.batch import pack
+
+    batch = replace(pack([[0, 1, 2]]), masked_labels=torch.tensor([1, 1, 2]))
+    # Counts 3, 5, 1 with one added to each: shares 4, 6 and 2 of 12.
+    expected = -(2 * math.log(6 / 12) + math.log(2 / 12)) / 3
+    assert unigram_entropy(np.array([3, 5, 1]), [batch]) == pytest.approx(expected)
+
+
+def test_reports_escape_what_users_wrote() -> None:
+    nasty = "<script>alert('가')</script>"
+    for block in (
+        paragraph(nasty),
+        table((nasty, "n"), [(nasty, 1)]),
+        bar_rows([(nasty, 0.5)]),
+        confusion_table([[1, 0], [0, 2]], (nasty, "b")),
+    ):
+        assert "<script>" not in block
+        assert "가" in block
