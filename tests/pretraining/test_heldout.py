@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_store import FakeStore, random_store
 
 from bertsmith.batch import Batch
 from bertsmith.errors import InputError
 from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
 from bertsmith.pretraining.masking import Masking
+from tests.pretraining.fake_store import FakeStore, random_store
 
 
 def test_split_is_fixed_by_the_seed() -> None:

@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from fake_store import FakeTokenizer
 
 from bertsmith.pretraining.masking import Masking, mask_tokens, token_facts
+from tests.pretraining.fake_store import FakeTokenizer
 
 TOKENIZER = FakeTokenizer(99)
 FACTS = token_facts(TOKENIZER)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_store import FakeStore, random_store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from bertsmith.pretraining.pairs import (
     room_for_pair,
     sequence_lengths,
 )
+from tests.pretraining.fake_store import FakeStore, random_store
 
 
 def plan_all(store: FakeStore, room: int, seed: int = 0, short_probability: float = 0.1) -> np.ndarray:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_store import FakeStore, random_store
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bertsmith.pretraining.passages import PASSAGE_TOKENS, Passages, cut_passages
+from tests.pretraining.fake_store import FakeStore, random_store
 
 
 def test_passages_cover_every_sentence_once() -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_store import FakeStore, random_store
 
 from bertsmith.batch import Batch
 from bertsmith.errors import InputError
 from bertsmith.pretraining.masking import Masking
 from bertsmith.pretraining.sampler import Sampler
+from tests.pretraining.fake_store import FakeStore, random_store
 
 FIELDS = ("token_ids", "segment_ids", "position_ids", "masked_positions", "masked_labels", "labels")
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-from fake_store import FakeTokenizer, random_store
 
 from bertsmith.pretraining.pairs import Instance
 from bertsmith.pretraining.sampler import Sampler
 from bertsmith.pretraining.show import format_instance, format_instances
+from tests.pretraining.fake_store import FakeTokenizer, random_store
 
 
 def test_an_instance_as_text() -> None:

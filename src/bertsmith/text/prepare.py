@@ -135,7 +135,8 @@ def _fill(
     total = sum(path.stat().st_size for path in paths) / 1e6
     shard_tokens = min(settings.shard_tokens, _MAX_SHARD_TOKENS)
     documents = _skip(corpus.documents(), work.documents_read, log)
-    workers = settings.workers or max(1, min(_cores(), round((total - corpus.megabytes) / 2)))
+    # A process takes a second to start and then learns the words of the text anew: worth it from 10 MB on.
+    workers = settings.workers or max(1, min(_cores(), round((total - corpus.megabytes) / 10)))
     with log.progress("preparing", total - corpus.megabytes, "MB") as advance:
         tokens = 0
         for result, megabytes in tokenise_in_order(
