@@ -59,13 +59,13 @@ def test_a_step_depends_on_nothing_but_its_number() -> None:
 
 
 def test_another_process_with_another_hash_seed_makes_the_same_batch() -> None:
-    code = "from test_sampler import *; torch.set_num_threads(1); print(digest(make().batch(33)))"
+    code = "from tests.pretraining.test_sampler import *; torch.set_num_threads(1); print(digest(make().batch(33)))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONHASHSEED": "77"},
     )
     assert done.stdout.strip() == digest(make().batch(33))
