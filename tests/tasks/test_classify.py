@@ -1,4 +1,4 @@
-"""Rows, labels, batches and scores of single-sentence classification, and the baselines beside it."""
+"""Rows, labels, batches and scores of single-sentence classification."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from bertsmith.errors import InputError
-from bertsmith.tasks import baselines
 from bertsmith.tasks.classify import encode_rows, epoch_batches, label_names, read_examples, score
 from bertsmith.text.store import TokenStore
 
@@ -46,6 +45,8 @@ def test_labels(tmp_path: Path) -> None:
         return read_examples(csv_file(tmp_path / name, content), text="text", label="label")
 
     assert label_names(rows("a.csv", "10", "9", "-1"), rows("b.csv", "9")) == ("-1", "9", "10")
+    assert label_names(rows("a.csv", "10.5", "9.5", "-1"), rows("b.csv", "9.5")) == ("-1", "9.5", "10.5")
+    assert label_names(rows("a.csv", "--1", "²", "1"), rows("b.csv", "1")) == ("--1", "1", "²")
     assert label_names(rows("a.csv", "나쁨", "good"), rows("b.csv", "good")) == ("good", "나쁨")
     with pytest.raises(InputError, match=r"b\.csv:3: label 'maybe' is not among .* no, yes"):
         label_names(rows("a.csv", "yes", "no"), rows("b.csv", "no", "maybe"))
@@ -85,18 +86,3 @@ def test_scores_by_hand() -> None:
     assert not scores.collapsed
     assert score(np.array([0, 1]), np.array([1, 1]), ("a", "b")).collapsed
     assert "0.800" in scores.table()
-
-
-def test_baselines(tmp_path: Path) -> None:
-    good = "".join(f"정말 좋은 하루 {n},good\n" for n in range(9))
-    bad = "".join(f"너무 나쁜 저녁 {n},bad\n" for n in range(6))
-    train = read_examples(csv_file(tmp_path / "a.csv", "text,label\n" + good + bad), text="text", label="label")
-    dev = read_examples(
-        csv_file(tmp_path / "b.csv", "text,label\n좋은 아침,good\n나쁜 꿈,bad\n나쁜 말,bad\n"),
-        text="text",
-        label="label",
-    )
-    labels = label_names(train, dev)
-    assert baselines.majority(train, dev, labels).accuracy == pytest.approx(1 / 3)
-    for grams in ("characters", "words and characters"):
-        assert baselines.tfidf(train, dev, labels, grams).accuracy == 1.0

@@ -11,6 +11,8 @@ from bertsmith.tasks.classify import Rows, Scores, score
 
 Grams = Literal["characters", "words and characters"]
 
+_MANY_ROWS = 1000
+
 
 def majority(train: Rows, dev: Rows, labels: Sequence[str]) -> Scores:
     """Give every dev row the most frequent training label."""
@@ -28,15 +30,18 @@ def tfidf(train: Rows, dev: Rows, labels: Sequence[str], grams: Grams = "charact
         dev: rows to score.
         labels: names of the labels.
         grams: character 1-4-grams, alone or with word 1-2-grams.
-        c: inverse strength of the regularisation.
+        c: inverse strength of the regularisation. A fixed value: the baseline is not tuned to any data set.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline, make_union
 
-    features = [TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)]
+    # Grams of a single row only take memory where there are many rows; where there are few they may be all there is.
+    min_rows = 2 if len(train.texts) >= _MANY_ROWS else 1
+    features = [TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=min_rows, sublinear_tf=True)]
     if grams == "words and characters":
-        features.append(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True))
+        # Words of one character and signs count too: much Korean is written with them, and no text is left empty.
+        features.append(TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), sublinear_tf=True))
     model = make_pipeline(make_union(*features), LogisticRegression(C=c, max_iter=1000))
     numbers = {name: number for number, name in enumerate(labels)}
     model.fit(train.texts, [numbers[name] for name in train.labels])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from bertsmith.batch import Batch, pack
 from bertsmith.errors import InputError
 from bertsmith.text.tables import column, read_table
 from bertsmith.text.tokenizer import Tokenizer
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,8 @@ def label_names(train: Rows, dev: Rows) -> tuple[str, ...]:
         InputError: there is only one, or dev has another one.
     """
     known = set(train.labels)
-    numeric = all(name.lstrip("+-").isdigit() for name in known)
-    names = sorted(known, key=lambda name: (int(name) if numeric else 0, name))
+    numeric = all(_NUMBER.fullmatch(name) for name in known)
+    names = sorted(known, key=lambda name: (Decimal(name) if numeric else 0, name))
     if len(names) < 2:
         raise InputError(f"every row has the label {names[0]!r}; expected at least two labels", path=train.source)
     for line, name in zip(dev.lines, dev.labels, strict=True):
