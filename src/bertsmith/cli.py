@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -173,5 +172,6 @@ def _quickstart(output: str, budget: str) -> None:
     """Do all of it on the English prose that every Python installation carries, and write a page to look at."""
     from pathlib import Path
 
-    run: Callable[..., object] = importlib.import_module("bertsmith.quickstart.run").run_quickstart
-    run(Path(output), budget)
+    from bertsmith.quickstart.run import run_quickstart
+
+    run_quickstart(Path(output), budget)

@@ -19,15 +19,18 @@ CHECKSUMS = "checksums.json"
 LOCK = ".lock"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``path`` so that at any moment it is either the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary file beside ``path`` that takes its place when the block ends without an error.
+
+    At any moment ``path`` is either the old file or the whole new one, also after a power cut.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
@@ -35,6 +38,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``path``, and the folders above it, as :func:`new_file` does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:

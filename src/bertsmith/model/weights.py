@@ -253,7 +253,7 @@ def fill_model(model: Model, tensors: dict[str, Tensor], directory: Path, *, fre
     state = model.state_dict()
     for name, own in state.items():
         if name not in tensors:
-            if name.startswith(fresh) and fresh:
+            if name.startswith(fresh):
                 continue
             raise InputError(
                 f"has no weights for {name} (Bertsmith's name); is it the right kind of model?", path=directory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from bertsmith import files
 from bertsmith.config import FinetuneSettings, PrepareSettings, PretrainSettings, VocabularySettings
 from bertsmith.console import Log, clock
 from bertsmith.errors import InputError
@@ -159,7 +160,5 @@ def _write_page(
 
 
 def _accuracy(tuned: Path) -> tuple[float, float]:
-    from bertsmith import files
-
     mean = files.read_json(tuned / "scores.json", what="the scores of a fine-tuning run")["mean"]
     return mean["accuracy"], mean["macro_f1"]

@@ -59,7 +59,7 @@ class PartialStore:
                 log.say(f"Going on after {len(work.shards)} finished shard(s) of an interrupted run.")
             elif journal["shards"]:
                 log.say("Settings or sources have changed since the interrupted run: starting anew.")
-        keep = {".lock", *(shard["file"] for shard in work.shards)}
+        keep = {files.LOCK, *(shard["file"] for shard in work.shards)}
         for entry in [e for e in path.iterdir() if e.name not in keep]:
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -159,7 +159,7 @@ def refuse_foreign_directory(partial: Path) -> None:
     """
     if partial.is_dir() and (partial / JOURNAL).exists():
         return
-    if partial.exists() and (not partial.is_dir() or any(e.name != ".lock" for e in partial.iterdir())):
+    if partial.exists() and (not partial.is_dir() or any(e.name != files.LOCK for e in partial.iterdir())):
         raise InputError("is needed for unfinished work but holds something else; move it away", path=partial)
 
 

@@ -14,7 +14,6 @@ The nested offsets of the lists give document and sentence lengths without touch
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,17 +138,12 @@ def write_shard(path: Path, documents: TokenisedDocuments) -> None:
             "line": pa.array(documents.lines, type=pa.int64()),
         }
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        files.sync_directory(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with (
+        files.new_file(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
 
 
 @dataclass(frozen=True)

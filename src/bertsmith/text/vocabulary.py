@@ -17,6 +17,7 @@ from bertsmith import files
 from bertsmith.config import VocabularySettings
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
+from bertsmith.text.corpus import SeenTexts
 from bertsmith.text.readers import Document, ReadReport, find_files, read_documents
 from bertsmith.text.tokenizer import SPECIAL_TOKENS, VOCAB_FILE, Tokenizer, own_normalizer
 from bertsmith.text.wordpiece import learn_pieces
@@ -180,15 +181,11 @@ def learn_vocabulary(settings: VocabularySettings, log: Log | None = None) -> Vo
 
 
 def _documents(paths: Iterable[Path], settings: VocabularySettings, reading: ReadReport) -> Iterator[Document]:
-    seen: set[bytes] = set()
+    seen = SeenTexts()
     for path in paths:
         for document in read_documents(path, settings, reading):
-            if not settings.keep_duplicates:
-                digest = hashlib.blake2b(document.text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-                if digest in seen:
-                    continue
-                seen.add(digest)
-            yield document
+            if settings.keep_duplicates or seen.add(document.text.encode("utf-8", "surrogatepass")):
+                yield document
 
 
 def _is_held_out(text: str, share: float) -> bool:

@@ -27,7 +27,7 @@ from bertsmith.tasks import classify
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.checkpoint import MetricsLog
 from bertsmith.training.device import autocast, pick_device, pick_precision, set_threads
-from bertsmith.training.loop import Objective, Progress, StopRequest, dropout_seed, train
+from bertsmith.training.loop import Objective, Progress, StopRequest, dropout_seed, metrics_entry, train
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.report import finetuning_report
 from bertsmith.training.schedule import fixed
@@ -171,19 +171,7 @@ def _tune(
     best: _SeedResult | None = None
     with log.progress(f"fine-tuning, seed {seed}", total, "steps") as advance:
         for report in steps:
-            metrics.write(
-                {
-                    "seed": seed,
-                    "step": report.step,
-                    "kind": "train",
-                    "loss": report.loss,
-                    "learning_rate": report.learning_rate,
-                    "grad_norm": report.grad_norm,
-                    "tokens": progress.tokens,
-                    "tokens_per_second": report.tokens / max(report.seconds, 1e-9),
-                    "seconds": progress.seconds,
-                }
-            )
+            metrics.write({"seed": seed, **metrics_entry(report, progress)})
             advance(1, loss=f"{report.loss:.3f}")
             if stop.requested:
                 log.say("stopped; the same command starts over")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,21 @@ class StepReport:
     def loss(self) -> float:
         """The sum of all losses: what was minimised."""
         return sum(self.losses.values())
+
+
+def metrics_entry(report: StepReport, progress: Progress) -> dict[str, Any]:
+    """Return a step as a line of metrics.jsonl."""
+    return {
+        "step": report.step,
+        "kind": "train",
+        "loss": report.loss,
+        **report.losses,
+        "learning_rate": report.learning_rate,
+        "grad_norm": report.grad_norm,
+        "tokens": progress.tokens,
+        "tokens_per_second": report.tokens / max(report.seconds, 1e-9),
+        "seconds": progress.seconds,
+    }
 
 
 def train(

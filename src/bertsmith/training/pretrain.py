@@ -34,7 +34,7 @@ from bertsmith.training.checkpoint import (
 )
 from bertsmith.training.device import pick_device, pick_precision, set_threads
 from bertsmith.training.evaluate import Evaluation, evaluate, unigram_entropy
-from bertsmith.training.loop import Objective, Progress, StepReport, StopRequest, dropout_seed, train
+from bertsmith.training.loop import Objective, Progress, StopRequest, dropout_seed, metrics_entry, train
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.report import pretraining_report
 from bertsmith.training.schedule import Schedule, fixed
@@ -139,7 +139,7 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
     """Return the checkpoint to go on from, or None for a new run, whose settings are written down here."""
     path = settings.output / "config.yaml"
     if not path.exists():
-        others = [p.name for p in settings.output.iterdir() if p.name != ".lock"]
+        others = [p.name for p in settings.output.iterdir() if p.name != files.LOCK]
         if others:
             raise InputError(
                 f"holds other files ({', '.join(sorted(others)[:3])}); choose a new directory", path=path.parent
@@ -276,7 +276,7 @@ def _train(run: _Run, stop: StopRequest, started: float) -> Evaluation | None:
         )
         for report in steps:
             smoothed = report.loss if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * report.loss
-            metrics.write(_train_line(report, progress))
+            metrics.write(metrics_entry(report, progress))
             advance(report.tokens, loss=f"{smoothed:.3f}", step=f"{report.step:,}/{progress.schedule.total_steps:,}")
             last = report.step >= progress.schedule.total_steps
             if report.step % every == 0 or last:
@@ -354,20 +354,6 @@ def _figures(e: Evaluation) -> str:
         f"MLM loss {e.mlm_loss:.3f} (unigram {e.unigram_entropy:.3f}), accuracy {e.mlm_accuracy:.1%}, "
         f"perplexity {e.perplexity:,.1f}; NSP accuracy {e.nsp_accuracy:.1%} (commoner answer {e.nsp_majority:.1%})"
     )
-
-
-def _train_line(report: StepReport, progress: Progress) -> dict[str, Any]:
-    return {
-        "step": report.step,
-        "kind": "train",
-        "loss": report.loss,
-        **report.losses,
-        "learning_rate": report.learning_rate,
-        "grad_norm": report.grad_norm,
-        "tokens": progress.tokens,
-        "tokens_per_second": report.tokens / max(report.seconds, 1e-9),
-        "seconds": progress.seconds,
-    }
 
 
 def _write_checkpoint(run: _Run, directory: Path) -> None:
