@@ -120,3 +120,12 @@ def test_from_text_to_predictions(corpus_file: Path, tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
         assert "next: bertsmith" in result.stderr.lower() or line.startswith("predict")
     assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == 24
+
+
+def test_a_reader_that_leaves_early_is_no_failure(run: Path) -> None:
+    command = [sys.executable, "-m", "bertsmith", "show", str(run), "the cat " * 9, "--json"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        result = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")

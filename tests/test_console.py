@@ -84,3 +84,15 @@ def test_progress_on_a_terminal_shows_fields(
     with Log().progress("reading", 3, "rows") as advance:
         advance(3, loss="2.5")
     assert "loss 2.5" in capsys.readouterr().err
+
+
+def test_progress_towards_an_unknown_end_counts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with Log().progress("predicting", None, "texts") as advance:
+        advance(1)
+        now = 20.0
+        advance(2999)
+    assert capsys.readouterr().err.splitlines()[0].rstrip() == "predicting 3 k  150 texts/s"

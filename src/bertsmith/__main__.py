@@ -22,7 +22,9 @@ def main() -> None:
     # Under an ASCII locale arguments arrive as escaped bytes.
     sys.argv[1:] = [os.fsencode(argument).decode("utf-8", "replace") for argument in sys.argv[1:]]
     try:
-        sys.exit(cli.main(prog_name="bertsmith", standalone_mode=False) or 0)
+        # Not cli.main(): it would answer a closed pipe with exit code 1 itself.
+        with cli.make_context("bertsmith", sys.argv[1:]) as context:
+            cli.invoke(context)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:

@@ -44,10 +44,11 @@ class Log:
         _console().print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def progress(self, what: str, total: float, unit: str) -> Iterator[Advance]:
+    def progress(self, what: str, total: float | None, unit: str) -> Iterator[Advance]:
         """Show a bar with the rate in ``unit``/s and the time left; yields a function that moves it on.
 
-        Without a terminal a line every 15 seconds takes the bar's place, so that log files stay readable.
+        A total of None is one that nobody knows: then what was done stands in place of the time left. Without a
+        terminal a line every 15 seconds takes the bar's place, so that log files stay readable.
         """
         if self.quiet:
             yield lambda amount=0, **fields: None
@@ -55,7 +56,7 @@ class Log:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
+                _Done(),
                 _Rate(unit),
                 TextColumn("{task.fields[shown]}"),
                 TimeElapsedColumn(),
@@ -78,7 +79,7 @@ class Log:
 class _Lines:
     """Progress as plain lines, for output that is not a terminal."""
 
-    def __init__(self, log: Log, what: str, total: float, unit: str) -> None:
+    def __init__(self, log: Log, what: str, total: float | None, unit: str) -> None:
         self.log, self.what, self.total, self.unit = log, what, total, unit
         self.done, self.shown = 0.0, ""
         self.start = self.last = time.monotonic()
@@ -93,14 +94,21 @@ class _Lines:
     def print(self) -> None:
         self.last = time.monotonic()
         seconds = max(self.last - self.start, 1e-9)
-        left = max(self.total - self.done, 0) * seconds / self.done if self.done else float("inf")
-        share = 100 * self.done / self.total if self.total else 100
-        eta = "" if left == float("inf") else f"  {clock(left)} left"
-        self.log.say(f"{self.what} {share:3.0f}%  {human(self.done / seconds)} {self.unit}/s  {self.shown}{eta}")
+        if self.total is None:
+            share, left = human(self.done), ""
+        else:
+            share = f"{100 * self.done / self.total if self.total else 100:3.0f}%"
+            left = f"  {clock(max(self.total - self.done, 0) * seconds / self.done)} left" if self.done else ""
+        self.log.say(f"{self.what} {share}  {human(self.done / seconds)} {self.unit}/s  {self.shown}{left}".rstrip())
 
     def finish(self) -> None:
         if self.done:
             self.print()
+
+
+class _Done(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(human(task.completed) if task.total is None else f"{task.percentage:>3.0f}%")
 
 
 class _Rate(ProgressColumn):

@@ -244,7 +244,7 @@ def test_standard_input_to_standard_output(
     predict_file(PredictSettings(model=model, input=Path("-")), Log())
     said = capsys.readouterr()
     assert [json.loads(line)["text"] for line in said.out.splitlines()] == ["abc", "좋아"]
-    assert said.err == ""
+    assert said.err.startswith("predicting 2  ")
     monkeypatch.setattr("sys.stdin", Stdin(b"abc\n \n"))
     with pytest.raises(InputError, match=r"^standard input:2: the text is empty"):
         predict_file(PredictSettings(model=model, input=Path("-")), QUIET)

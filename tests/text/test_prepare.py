@@ -268,8 +268,9 @@ def test_store_that_is_there_is_returned(
 def test_output_that_is_taken(settings: PrepareSettings, tmp_path: Path) -> None:
     prepare(settings, QUIET)
     before = content(settings.output)
-    with pytest.raises(InputError, match="other settings"):
-        prepare(changed(settings, shard_tokens=1001), QUIET)
+    for change in ({"shard_tokens": 1001}, {"quoting": "none"}, {"documents": "line"}):
+        with pytest.raises(InputError, match="other settings"):
+            prepare(changed(settings, **change), QUIET)
     assert content(settings.output) == before
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()

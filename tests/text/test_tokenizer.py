@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import pickle
 import unicodedata
 from pathlib import Path
 
 import pytest
+from tokenizers import normalizers
 
 from bertsmith.errors import InputError
 from bertsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -194,3 +197,48 @@ def test_a_lone_surrogate_costs_nothing_but_itself() -> None:
 def test_reading_ids_back() -> None:
     tokenizer = own()
     assert tokenizer.decode(tokenizer.encode("unable 한국어!").ids) == "[CLS] unable 한국어 ! [SEP]"
+
+
+def test_added_tokens_of_other_models_have_their_ids(tmp_path: Path) -> None:
+    backend = own()._with_special
+    backend.add_tokens(["<user>", "new york"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.tokens[-2:] == ["<user>", "new york"]
+    assert tokenizer.encode("a <user> new york").ids[1:-1] == [WORDS.index("a"), len(WORDS), len(WORDS) + 1]
+    assert tokenizer.decode([len(WORDS)]) == "<user>"
+    assert not tokenizer.splits_at_spaces
+    assert own().splits_at_spaces
+    assert tokenizer.hash != Tokenizer.from_tokens([*WORDS, "<user>", "new york"], lowercase=True).hash
+
+
+def test_lower_casing_is_found_in_any_normaliser(tmp_path: Path) -> None:
+    backend = own(lowercase=False)._with_special
+    inner = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    for name, normalizer, expected in (
+        ("nested", normalizers.Sequence([inner, normalizers.StripAccents()]), True),
+        ("plain", normalizers.Lowercase(), True),
+        ("bert", normalizers.BertNormalizer(lowercase=False), False),
+    ):
+        (tmp_path / name).mkdir()
+        backend.normalizer = normalizer
+        backend.save(str(tmp_path / name / "tokenizer.json"))
+        assert Tokenizer.load(tmp_path / name).lowercase is expected
+
+
+@pytest.mark.parametrize("name", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+def test_settings_that_are_no_switches_are_refused(name: str, tmp_path: Path) -> None:
+    vocabulary_file(tmp_path, WORDS)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, name: "yes"}))
+    with pytest.raises(InputError, match=f"{name} is 'yes'; expected true or false"):
+        Tokenizer.load(tmp_path)
+
+
+def test_spans_of_decomposed_text_do_not_overlap_or_depend_on_the_cut() -> None:
+    tokenizer = Tokenizer.from_tokens([*WORDS, "\u0301", "##\u0301"], lowercase=True)
+    text = unicodedata.normalize("NFD", "café 한국어") + " x\u0323\u0301 a"
+    whole = tokenizer.encode(text)
+    spans = [span for span in whole.char_spans if span]
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+    for length in range(4, len(whole.ids)):
+        assert tokenizer.encode(text, max_length=length).char_spans[:-1] == whole.char_spans[: length - 1]

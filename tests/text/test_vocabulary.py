@@ -150,3 +150,17 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a vocabulary"):
         learn_vocabulary(VocabularySettings(corpus=[tmp_path / "a.txt"], output=tmp_path / "taken"), QUIET)
     assert (tmp_path / "taken" / "thesis.doc").read_text() == "precious"
+    for output in (tmp_path / "a.txt", tmp_path / "a.txt" / "below"):
+        with pytest.raises(InputError, match="is a file"):
+            learn_vocabulary(VocabularySettings(corpus=[tmp_path / "a.txt"], output=output), QUIET)
+
+
+def test_only_what_this_command_wrote_is_replaced(corpus_file: Path, tmp_path: Path) -> None:
+    settings = VocabularySettings(corpus=[corpus_file], size=120, output=tmp_path / "v")
+    learn_vocabulary(settings, QUIET)
+    learn_vocabulary(settings.model_copy(update={"size": 130}), QUIET)
+    assert VocabularySettings.from_yaml(tmp_path / "v" / "config.yaml").size == 130
+    (tmp_path / "v" / "notes.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"holds something beside a vocabulary \(notes\.txt\)"):
+        learn_vocabulary(settings, QUIET)
+    assert (tmp_path / "v" / "notes.txt").read_text() == "precious"

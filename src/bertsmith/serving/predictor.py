@@ -7,7 +7,6 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeAlias, overload
@@ -17,7 +16,7 @@ import torch
 from bertsmith import files
 from bertsmith.batch import by_token_budget, pack
 from bertsmith.config import PredictSettings
-from bertsmith.console import Advance, Log
+from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.model.weights import load_classifier, model_directory
 from bertsmith.tasks.prediction import Prediction
@@ -28,7 +27,6 @@ from bertsmith.training.device import pick_device, set_threads
 
 _CHUNK = 1024
 _MAX_TOKENS = 4096
-_SAID_EVERY = 10_000
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts."""
@@ -154,14 +152,12 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     source = "standard input" if _is_stdin(settings) else settings.input
     total = None if _is_stdin(settings) else sum(1 for _ in _texts(settings, predictor.text_column))
     rows = truncated = 0
-    with _output(settings.output) as out, _progress(log, total) as advance:
+    with _output(settings.output) as out, log.progress("predicting", total, "texts") as advance:
         for prediction in predictor.stream(_texts(settings, predictor.text_column)):
             out.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
             rows += 1
             truncated += prediction.truncated > 0
             advance(1)
-            if total is None and rows % _SAID_EVERY == 0:
-                log.say(f"{rows:,} texts")
         if rows == 0:
             raise InputError("holds no text; expected at least one", path=source)
     if truncated:
@@ -173,13 +169,6 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
 
 def _is_stdin(settings: PredictSettings) -> bool:
     return str(settings.input) == "-"
-
-
-def _progress(log: Log, total: int | None) -> AbstractContextManager[Advance]:
-    """Return a bar; nobody knows where standard input ends, so it gets none."""
-    if total is None:
-        return contextlib.nullcontext(lambda amount=0, **fields: None)
-    return log.progress("predicting", total, "texts")
 
 
 def _texts(settings: PredictSettings, text_column: str) -> Iterator[str]:

@@ -45,6 +45,8 @@ from bertsmith.text.tokenising import tokenise, tokenise_in_order
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.text.word_cache import WordCache
 
+# Settings that do not change what stands in a store, or that its fingerprint knows by their content.
+_FREE = ("corpus", "vocab", "lowercase", "output", "workers", "quiet")
 # Offsets in a shard are 32-bit.
 _MAX_SHARD_TOKENS = 1_000_000_000
 
@@ -70,10 +72,7 @@ def prepare(settings: PrepareSettings, log: Log = Log()) -> TokenStore:  # noqa:
     sources = _describe(paths, log)
     identity = {
         "format": FORMAT_VERSION,
-        "settings": {
-            name: getattr(settings, name)
-            for name in ("format", "field", "documents", "encoding", "sentences", "keep_duplicates", "shard_tokens")
-        },
+        "settings": settings.model_dump(mode="json", exclude=set(_FREE)),
         "tokenizer": tokenizer.hash,
     }
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -68,7 +68,8 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, where: Path | str) -> None:
-        vocabulary = backend.get_vocab(with_added_tokens=False)
+        # Added tokens too: a fine-tuned model of others may have rows for them.
+        vocabulary = backend.get_vocab(with_added_tokens=True)
         self.tokens: list[str] = sorted(vocabulary, key=vocabulary.__getitem__)
         if [vocabulary[token] for token in self.tokens] != list(range(len(self.tokens))):
             raise InputError("the vocabulary's ids are not 0, 1, 2, ...", path=where)
@@ -82,9 +83,12 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         state = json.loads(backend.to_str())
-        self.lowercase = '"lowercase": true' in json.dumps(state["normalizer"])
-        self.splits_at_spaces = _splits_at_spaces(state)
-        rules = json.dumps([state["normalizer"], state["pre_tokenizer"], MAX_WORD_CHARACTERS], sort_keys=True)
+        self.lowercase = any(n["type"] == "Lowercase" or n.get("lowercase") is True for n in _normalizers(state))
+        added = [token for token in state["added_tokens"] if token["content"] not in SPECIAL_TOKENS]
+        # An added token is found anywhere in the text, across spaces too.
+        self.splits_at_spaces = not added and _splits_at_spaces(state)
+        longest = state["model"]["max_input_chars_per_word"]
+        rules = json.dumps([state["normalizer"], state["pre_tokenizer"], longest, *added], sort_keys=True)
         self.hash = hashlib.sha256("\n".join([rules, *self.tokens]).encode("utf-8", "surrogatepass")).hexdigest()
         # Text of users is text: "[SEP]" in it must not end a segment. Only on request are special tokens seen.
         self._with_special = backend
@@ -153,6 +157,11 @@ class Tokenizer:
             settings: dict[str, Any] = {}
             if (directory / CONFIG_FILE).is_file():
                 settings = files.read_json(directory / CONFIG_FILE, what="the settings of a tokenizer")
+                for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+                    if not isinstance(settings.get(name), bool | None):
+                        raise InputError(
+                            f"{name} is {settings[name]!r}; expected true or false", path=directory / CONFIG_FILE
+                        )
             tokens = read_vocabulary(directory / VOCAB_FILE)
             if "do_lower_case" not in settings:
                 return cls.from_vocabulary(directory / VOCAB_FILE)
@@ -224,7 +233,7 @@ class Tokenizer:
             tokens += [*part.tokens[:keep], "[SEP]"]
             segments += [segment] * (keep + 1)
             words += [*part.word_ids[:keep], None]
-            spans += [*_whole_characters(text, part.offsets[:keep]), None]
+            spans += [*_whole_characters(text, part.offsets)[:keep], None]
         return Encoding(ids, tokens, segments, words, spans, sum(lengths) - sum(kept))
 
     def sentence_ids(self, sentences: Sequence[str]) -> list[np.ndarray]:
@@ -290,11 +299,22 @@ def _splits_at_spaces(state: dict[str, Any]) -> bool:
     """Tell whether no rule of a tokenizer looks across a space: each character is normalised by its neighbours in
     the word at most (nothing composes with a space), and every space ends a word.
     """
-    normalizer = state["normalizer"] or {"type": "Sequence", "normalizers": []}
-    parts = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
     return (state["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer" and all(
-        part["type"] in ("BertNormalizer", "NFC", "NFD", "Lowercase", "StripAccents") for part in parts
+        part["type"] in ("BertNormalizer", "NFC", "NFD", "Lowercase", "StripAccents") for part in _normalizers(state)
     )
+
+
+def _normalizers(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the normalising steps of a tokenizer in their order."""
+    steps: list[dict[str, Any]] = []
+    waiting = [state["normalizer"]] if state["normalizer"] else []
+    while waiting:
+        step = waiting.pop(0)
+        if step["type"] == "Sequence":
+            waiting = [*step["normalizers"], *waiting]
+        else:
+            steps.append(step)
+    return steps
 
 
 def _normalizer(lowercase: bool, strip_accents: bool | None) -> normalizers.Normalizer:
@@ -345,8 +365,10 @@ def _whole_characters(text: str, spans: list[tuple[int, int]]) -> list[tuple[int
     if unicodedata.is_normalized("NFC", text):
         return spans
     widened = []
-    for start, end in spans:
-        while start < end < len(text) and _continues(text[end]):
+    # A mark that nothing composes with is a token of its own, and keeps its place.
+    limits = [*(start for start, _ in spans[1:]), len(text)]
+    for (start, end), limit in zip(spans, limits, strict=False):
+        while start < end < limit and _continues(text[end]):
             end += 1
         widened.append((start, end))
     return widened

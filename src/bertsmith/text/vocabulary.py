@@ -116,8 +116,7 @@ def learn_vocabulary(settings: VocabularySettings, log: Log | None = None) -> Vo
         InputError: the corpus is empty or unreadable, the size is below the alphabet, or the output is taken.
     """
     log = log or Log()
-    if settings.output.exists() and not (settings.output / REPORT_FILE).exists() and any(settings.output.iterdir()):
-        raise InputError("exists and is not a vocabulary; choose another output", path=settings.output)
+    _refuse_foreign_output(settings.output)
     reading = ReadReport()
     paths = find_files(settings.corpus, settings, reading)
     counter = WordCounter(settings.lowercase, settings.max_words)
@@ -178,6 +177,25 @@ def learn_vocabulary(settings: VocabularySettings, log: Log | None = None) -> Vo
         settings.write(temporary / "config.yaml")
     _say(report, settings, log)
     return report
+
+
+def _refuse_foreign_output(output: Path) -> None:
+    """Refuse an output that holds, or stands below, anything else than an earlier vocabulary: it would be lost."""
+    above = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not above.is_dir():
+        raise InputError("is a file; expected a directory or a new name", path=above)
+    if above != output or not any(output.iterdir()):
+        return
+    if not (output / VOCAB_FILE).is_file() or not (output / files.CHECKSUMS).is_file():
+        raise InputError("exists and is not a vocabulary; choose another output", path=output)
+    known = {*files.read_json(output / files.CHECKSUMS, what="the checksums of a vocabulary"), files.CHECKSUMS}
+    foreign = sorted(entry.name for entry in output.iterdir() if entry.name not in known)
+    if foreign:
+        raise InputError(
+            f"holds something beside a vocabulary ({', '.join(foreign[:3])}); choose another output", path=output
+        )
+    if REPORT_FILE not in known:
+        raise InputError("is not what 'bertsmith vocab' wrote; choose another output", path=output)
 
 
 def _documents(paths: Iterable[Path], settings: VocabularySettings, reading: ReadReport) -> Iterator[Document]:

@@ -103,7 +103,7 @@ def line_chart(
             axes.spines[side].set_visible(False)
         axes.legend(frameon=False)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     # What matplotlib wrote escapes its own text.
     return Markup("<figure>{}</figure>").format(Markup(out.getvalue().split("?>", 1)[-1].split('dtd">', 1)[-1]))
 
