@@ -378,6 +378,19 @@ SCRIPT = """
 """
 
 
+# Stops where results of the workers arrive, with more of them under way.
+SLOW = """
+    import time
+    from bertsmith.text.partial import PartialStore
+    add = PartialStore.add
+    def slow(self, *arguments):
+        add(self, *arguments)
+        print("under way", flush=True)
+        time.sleep(60)
+    PartialStore.add = slow
+"""
+
+
 def test_script_without_guard_gets_an_answer(settings: PrepareSettings, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT.format(guard="")))
     arguments = [sys.executable, "script.py", "corpus", "vocab", "out", "2"]
@@ -391,12 +404,16 @@ def test_script_without_guard_gets_an_answer(settings: PrepareSettings, tmp_path
 def test_stopped_run_leaves_no_output_and_no_process(settings: PrepareSettings, tmp_path: Path, sent: int) -> None:
     several = "\n\n".join(texts(200, seed=5))
     (tmp_path / "corpus" / "long.txt").write_text("\n\n".join(f"{several} {i}." for i in range(40)))
-    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT.format(guard="if __name__ == '__main__': ")))
+    script = textwrap.dedent(SLOW) + textwrap.dedent(SCRIPT.format(guard="if __name__ == '__main__': "))
+    (tmp_path / "script.py").write_text(script)
     arguments = [sys.executable, "script.py", "corpus", "vocab", "out", "2"]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None and len(_group(process.pid)) < 3:
-        time.sleep(0.02)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "under way\n"
+    assert len(_group(process.pid)) >= 3
     if sent == signal.SIGINT:
         os.killpg(process.pid, sent)  # as Ctrl-C does
     else:
