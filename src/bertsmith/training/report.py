@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -45,12 +46,17 @@ def paragraph(text: str) -> Markup:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
-    """Return a table; the first column is text, the others are numbers."""
-    head = Markup("").join(Markup("<th>{}</th>").format(c) for c in columns)
-    body = Markup("").join(
-        Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(_shown(cell)) for cell in row))
-        for row in rows
-    )
+    """Return a table; columns of text stand left, columns of numbers right."""
+    is_text = [any(isinstance(row[n], str) for row in rows) for n in range(len(columns))]
+
+    def cells(tag: str, values: Sequence[object]) -> Markup:
+        return Markup("").join(
+            Markup("<{0}{1}>{2}</{0}>").format(tag, Markup(' class="text"') if text else "", _shown(value))
+            for value, text in zip(values, is_text, strict=True)
+        )
+
+    head = cells("th", columns)
+    body = Markup("").join(Markup("<tr>{}</tr>").format(cells("td", row)) for row in rows)
     return Markup('<div class="scroll"><table><tr>{}</tr>{}</table></div>').format(head, body)
 
 
@@ -90,7 +96,7 @@ def line_chart(
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bertsmith", "font.family": "sans-serif"}):
         figure = Figure(figsize=(8, 3.4), layout="constrained")
         axes = figure.subplots()
-        for (name, points), colour in zip(series.items(), _COLOURS, strict=False):
+        for (name, points), colour in zip(series.items(), itertools.cycle(_COLOURS), strict=False):
             thinned = points[:: max(1, len(points) // _MAX_POINTS)]
             marker = "o" if len(points) <= 30 else None
             axes.plot(*zip(*thinned, strict=True), label=name, color=colour, linewidth=1.6, marker=marker, markersize=3)
