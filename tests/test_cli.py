@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from bertsmith import config
-from bertsmith.cli import _STAGES, _SUMMARIES, cli
+from bertsmith.cli import _STAGES, _SUMMARIES, _TASKS, cli, settings_model
 
 COMMANDS = list(_SUMMARIES)
 
@@ -48,8 +48,20 @@ def test_every_command_has_complete_help_with_an_example(name: str) -> None:
     assert result.exit_code == 0
     assert f"Example: bertsmith {name}" in " ".join(result.output.split())
     if name in _STAGES:
-        for field in getattr(config, _STAGES[name][0]).model_fields:
-            assert field.replace("_", "-") in result.output.lower() or field.upper() in result.output
+        _assert_complete(settings_model(_STAGES[name][0]), result.output)
+
+
+@pytest.mark.parametrize("name", _TASKS)
+def test_every_task_has_complete_help_with_an_example(name: str) -> None:
+    result = CliRunner().invoke(cli, ["finetune", name, "--help"])
+    assert result.exit_code == 0
+    assert f"Example: bertsmith finetune {name}" in " ".join(result.output.split())
+    _assert_complete(settings_model(_TASKS[name][1]), result.output)
+
+
+def _assert_complete(settings: type[config.Configuration], output: str) -> None:
+    for field in set(settings.model_fields) - {"task"}:
+        assert field.replace("_", "-") in output.lower() or field.upper() in output
 
 
 @pytest.mark.parametrize(

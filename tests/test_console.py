@@ -96,3 +96,18 @@ def test_progress_towards_an_unknown_end_counts(
         now = 20.0
         advance(2999)
     assert capsys.readouterr().err.splitlines()[0].rstrip() == "predicting 3 k  150 texts/s"
+
+
+def test_a_total_that_was_a_guess_is_corrected(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with Log().progress("reading", 100, "rows") as advance:
+        now = 20.0
+        advance(10, total=20)
+        advance(10)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading  50%  0.5 rows/s    0:20 left",
+        "reading 100%  1 rows/s    0:00 left",
+    ]

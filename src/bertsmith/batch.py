@@ -26,7 +26,10 @@ class Batch:
         max_length: length of the longest sequence.
         masked_positions: (M,) int64, indices into the T tokens whose original is to be predicted.
         masked_labels: (M,) int64, the original tokens.
-        labels: (N,) int64, one class per sequence (for pre-training: 0 = B is next, 1 = B is random).
+        labels: the task's targets. One class per sequence: (N,) int64 (for pre-training: 0 = B is next, 1 = B is
+            random). One number: (N,) float32. Any labels: (N, C) float32 of 0 and 1. One right ending per group of
+            sequences: (groups,) int64. Tags: (T,) int64, -100 where there is none. Spans: (N, 2) int64, first and
+            last token, counted inside the sequence.
     """
 
     token_ids: Tensor

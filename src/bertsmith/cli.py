@@ -19,36 +19,72 @@ _SUMMARIES = {
     "next": "Say whether B is the next sentence after A.",
     "show": "Show how the model sees a text: tokens, ids, words, segments, spans.",
     "finetune": "Tune a pre-trained model for a task.",
+    "evaluate": "Score a fine-tuned model on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
     "quickstart": "Do all of it on text that is already on this machine, in a few minutes.",
 }
 
-# Command: settings model in config.py, module and function of the stage, example.
+# Command: settings model, module and function of the stage, example.
 _STAGES = {
     "vocab": (
-        "VocabularySettings",
+        "config.VocabularySettings",
         "text.vocabulary",
         "learn_vocabulary",
         "bertsmith vocab texts/ --size 8000 -o vocab",
     ),
-    "prepare": ("PrepareSettings", "text.prepare", "prepare", "bertsmith prepare texts/ --vocab vocab -o store"),
+    "prepare": ("config.PrepareSettings", "text.prepare", "prepare", "bertsmith prepare texts/ --vocab vocab -o store"),
     "pretrain": (
-        "PretrainSettings",
+        "config.PretrainSettings",
         "training.pretrain",
         "pretrain",
         "bertsmith pretrain store --size mini --budget 30m -o run",
     ),
-    "finetune": (
-        "FinetuneSettings",
-        "training.finetune",
-        "finetune",
-        "bertsmith finetune classify run --train train.csv --dev dev.csv --text text --label label -o tuned",
+    "evaluate": (
+        "task_config.EvaluateSettings",
+        "serving.evaluating",
+        "evaluate",
+        "bertsmith evaluate tuned --input test.csv -o scores",
     ),
     "predict": (
-        "PredictSettings",
+        "task_config.PredictSettings",
         "serving.predictor",
         "predict_file",
         "bertsmith predict tuned --input new.csv -o predictions.jsonl",
+    ),
+}
+
+
+# Task: what it is, settings model, example.
+_TASKS = {
+    "classify": (
+        "One label for a text or a pair of texts.",
+        "task_config.ClassifySettings",
+        "bertsmith finetune classify run --train train.csv --dev dev.csv --text text --label label -o tuned",
+    ),
+    "multilabel": (
+        "Any number of labels for a text or a pair of texts.",
+        "task_config.MultilabelSettings",
+        "bertsmith finetune multilabel run --train train.csv --dev dev.csv --label tags --separator '|' -o tuned",
+    ),
+    "regress": (
+        "A number for a text or a pair of texts.",
+        "task_config.RegressSettings",
+        "bertsmith finetune regress run --train train.csv --dev dev.csv --text a --text-b b --label score -o tuned",
+    ),
+    "qa": (
+        "Which part of a context answers a question (SQuAD, KorQuAD, tables).",
+        "task_config.QaSettings",
+        "bertsmith finetune qa run --train train.json --dev dev.json -o tuned",
+    ),
+    "tag": (
+        "A tag for every word or character: entities, parts of speech.",
+        "task_config.TagSettings",
+        "bertsmith finetune tag run --train train.conll --dev dev.conll -o tuned",
+    ),
+    "choose": (
+        "Which of several endings follows a context.",
+        "task_config.ChooseSettings",
+        "bertsmith finetune choose run --train train.csv --dev dev.csv --endings a,b,c,d --label right -o tuned",
     ),
 }
 
@@ -63,8 +99,11 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Build one command."""
         if cmd_name in _STAGES:
-            return _stage(cmd_name)
-        return {"fill": _fill, "next": _next, "show": _show, "quickstart": _quickstart}.get(cmd_name)
+            model_name, module, function, example = _STAGES[cmd_name]
+            return _stage(cmd_name, _SUMMARIES[cmd_name], model_name, module, function, example)
+        return {"finetune": _finetune, "fill": _fill, "next": _next, "show": _show, "quickstart": _quickstart}.get(
+            cmd_name
+        )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the summaries without building the commands."""
@@ -81,12 +120,44 @@ def cli() -> None:
     """
 
 
-def _stage(name: str) -> click.Command:
-    from bertsmith import config
+class TaskGroup(click.Group):
+    """The tasks of ``finetune``, built when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the tasks."""
+        return list(_TASKS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Build one task's command."""
+        if cmd_name not in _TASKS:
+            return None
+        summary, model_name, example = _TASKS[cmd_name]
+        return _stage(cmd_name, f"Fine-tune: {summary}", model_name, "training.finetune", "finetune", example)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the summaries without building the commands."""
+        with formatter.section("Tasks"):
+            formatter.write_dl([(name, summary) for name, (summary, _, _) in _TASKS.items()])
+
+
+@click.group(
+    "finetune", cls=TaskGroup, subcommand_metavar="TASK MODEL [OPTIONS]", epilog=f"Example: {_TASKS['classify'][2]}"
+)
+def _finetune() -> None:
+    """Tune a pre-trained model for a task: a new output layer, all weights trained."""
+
+
+def settings_model(name: str) -> type[Any]:
+    """Return a settings model by its module and name."""
+    module, _, model = name.partition(".")
+    found: type[Any] = getattr(importlib.import_module(f"bertsmith.{module}"), model)
+    return found
+
+
+def _stage(name: str, summary: str, model_name: str, module: str, function: str, example: str) -> click.Command:
     from bertsmith.command_options import parameters, settings_from
 
-    model_name, module, function, example = _STAGES[name]
-    model: type[Any] = getattr(config, model_name)
+    model = settings_model(model_name)
 
     def run(**typed: Any) -> None:
         settings = settings_from(model, typed)
@@ -97,7 +168,7 @@ def _stage(name: str) -> click.Command:
         for field_name, field in model.model_fields.items()
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("argument")
     ]
-    about = "\n\n".join([_SUMMARIES[name], *(f"{argument}: {text}" for argument, text in arguments)])
+    about = "\n\n".join([summary, *(f"{argument}: {text}" for argument, text in arguments)])
     return click.Command(name, callback=run, params=parameters(model), help=about, epilog=f"Example: {example}")
 
 

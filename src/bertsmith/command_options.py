@@ -19,8 +19,11 @@ def parameters(model: type[Configuration]) -> list[click.Parameter]:
     No default is set here: only what was typed is passed on, so that a configuration file can fill the rest.
     """
     found: list[click.Parameter] = []
-    for name, field in model.model_fields.items():
+    for name in _in_order(model):
+        field = model.model_fields[name]
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        if extra.get("hidden"):
+            continue
         kind, several = _plain(field.annotation)
         if extra.get("argument"):
             found.append(click.Argument([name], type=_type(kind), nargs=-1 if several else 1, required=False))
@@ -38,6 +41,13 @@ def parameters(model: type[Configuration]) -> list[click.Parameter]:
     about = "A YAML file with these settings by name; what is typed here wins."
     found.append(click.Option(["--config", "config"], type=click.Path(path_type=Path), help=about))
     return found
+
+
+def _in_order(model: type[Configuration]) -> list[str]:
+    """Return the fields' names: first what must be given, then a stage's own settings, then what many share."""
+    own = [name for kind in model.__mro__ if issubclass(kind, Configuration) for name in kind.__annotations__]
+    names = [name for name in dict.fromkeys(own) if name in model.model_fields]
+    return sorted(names, key=lambda name: not model.model_fields[name].is_required())
 
 
 def settings_from(model: type[Settings], typed: dict[str, Any]) -> Settings:

@@ -40,6 +40,11 @@ def output(description: str) -> Any:
     return Field(description=description, json_schema_extra={"flag": "-o"})
 
 
+def task_name(name: str) -> Any:
+    """Return the field that says in a configuration file which task it is for; no option, the command says it."""
+    return Field(name, description="The task.", json_schema_extra={"hidden": True})
+
+
 class Configuration(BaseModel):
     """What all stages' settings share: reading them, refusing unknown keys, writing them down."""
 
@@ -274,53 +279,3 @@ class PretrainSettings(OptimizerSettings):
                 f"max_length {self.max_length} is above the model's positions (max_positions {self.max_positions})"
             )
         return self
-
-
-class FinetuneSettings(OptimizerSettings):
-    """``bertsmith finetune``: a new output layer, all weights tuned."""
-
-    task: Literal["classify"] = argument("The task: classify (one text, one label).")
-    model: Path = argument("A pre-training run, or a BERT directory in the transformers layout.")
-    train: Path = Field(description="Training rows: csv, tsv, jsonl or parquet.")
-    dev: Path = Field(description="Rows that choose the best epoch and give the score.")
-    text: str = Field("text", description="Column with the text.")
-    label: str = Field("label", description="Column with the label.")
-    encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
-    quoting: Literal["auto", "none"] = Field(
-        "auto",
-        description="Whether quotes enclose fields in csv/tsv; auto: in csv always, in tsv when they balance.",
-    )
-    output: Path = output("The directory to write the tuned model to.")
-    max_length: int = Field(128, ge=3, description="Longest sequence in tokens; longer texts are cut and counted.")
-    epochs: float = Field(3, gt=0, description="Passes over the training rows.")
-    batch_size: int = Field(32, ge=1, description="Rows in a step.")
-    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
-    metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="Dev metric that chooses the best epoch.")
-    seeds: int = Field(
-        1,
-        ge=1,
-        description="Runs with different seeds; their mean and deviation are given, the best is kept.",
-    )
-    from_scratch: bool = Field(
-        False, description="Start the same network from random weights, to see what pre-training is worth."
-    )
-    limit: int | None = Field(None, ge=1, description="Use only the first so many training rows.")
-
-
-class PredictSettings(Configuration):
-    """``bertsmith predict``: labels for new rows."""
-
-    model: Path = argument("A fine-tuned model's directory.")
-    input: Path = Field(
-        description="Rows (csv, tsv, jsonl, parquet), or txt with one text a line; - reads lines from stdin."
-    )
-    output: Path | None = Field(
-        None,
-        description="A jsonl file to write; standard output if left out.",
-        json_schema_extra={"flag": "-o"},
-    )
-    text: str | None = Field(None, description="Column with the text; by default the one the model was tuned with.")
-    encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
-    quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
-    device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
-    quiet: bool = Field(False, description="Say nothing but warnings and the result.")

@@ -21,7 +21,8 @@ from rich.progress import (
 from rich.text import Text
 
 Advance = Callable[..., None]
-"""``advance(amount, **fields)``: the work done since the last call, and values to show beside the bar."""
+"""``advance(amount, total=None, **fields)``: the work done since the last call, a new total where the first was a
+guess, and values to show beside the bar."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Log:
         terminal a line every 15 seconds takes the bar's place, so that log files stay readable.
         """
         if self.quiet:
-            yield lambda amount=0, **fields: None
+            yield lambda amount=0, total=None, **fields: None
         elif _console().is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -65,9 +66,9 @@ class Log:
             with Progress(*columns, console=_console()) as bar:
                 task = bar.add_task(what, total=total, shown="")
 
-                def advance(amount: float = 0, **fields: str) -> None:
+                def advance(amount: float = 0, total: float | None = None, **fields: str) -> None:
                     shown = {"shown": _join(fields)} if fields else {}
-                    bar.update(task, advance=amount, **shown)  # type: ignore[arg-type]
+                    bar.update(task, total=total, advance=amount, **shown)  # type: ignore[arg-type]
 
                 yield advance
         else:
@@ -84,8 +85,9 @@ class _Lines:
         self.done, self.shown = 0.0, ""
         self.start = self.last = time.monotonic()
 
-    def advance(self, amount: float = 0, **fields: str) -> None:
+    def advance(self, amount: float = 0, total: float | None = None, **fields: str) -> None:
         self.done += amount
+        self.total = self.total if total is None else total
         if fields:
             self.shown = _join(fields)
         if time.monotonic() - self.last >= 15:

@@ -15,9 +15,9 @@ from bertsmith.errors import InputError
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import PretrainingModel, SequenceClassifier
 from bertsmith.model.weights import (
-    load_classifier,
     load_encoder,
     load_pretraining_model,
+    load_tuned,
     model_directory,
     read_info,
     save_model,
@@ -90,7 +90,7 @@ def test_a_classifier_keeps_its_labels_in_both_directions(
     tmp_path: Path, config: ModelConfig, tokenizer: Tokenizer
 ) -> None:
     save_model(SequenceClassifier(config, 3), tmp_path / "tuned", tokenizer, labels=("좋음", "그저 그럼", "나쁨"))
-    _, info = load_classifier(tmp_path / "tuned")
+    info = read_info(tmp_path / "tuned")
     assert info.labels == ("좋음", "그저 그럼", "나쁨")
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned")
     assert theirs.config.id2label == {0: "좋음", 1: "그저 그럼", 2: "나쁨"}
@@ -171,8 +171,8 @@ def test_what_is_not_a_model(tmp_path: Path, saved: Path) -> None:
         model_directory(tmp_path / "words")
     with pytest.raises(InputError, match="is a file"):
         model_directory(tmp_path / "words" / "vocab.txt")
-    with pytest.raises(InputError, match="not a fine-tuned classifier"):
-        load_classifier(saved)
+    with pytest.raises(InputError, match=r"no weights for classifier\.weight"):
+        load_tuned(SequenceClassifier(read_info(saved).config, 3), saved, read_info(saved).config)
     (saved / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"config\.json"):
         read_info(saved)

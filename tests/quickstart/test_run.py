@@ -19,8 +19,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "LABELS", ("sklearn", "stdlib"))
     monkeypatch.setattr(corpus, "_PACKAGE_CHARACTERS", 60_000)
     monkeypatch.setattr(corpus, "_TRAIN_ROWS", 40)
-    settings = run.FinetuneSettings
-    monkeypatch.setattr(run, "FinetuneSettings", lambda **typed: settings(**{**typed, "epochs": 1}))
+    settings = run.ClassifySettings
+    monkeypatch.setattr(run, "ClassifySettings", lambda **typed: settings(**{**typed, "epochs": 1}))
 
 
 @pytest.mark.usefixtures("small")

@@ -17,33 +17,40 @@ import torch
 from rich.console import Console
 
 from bertsmith.batch import pack
-from bertsmith.config import ModelConfig, PredictSettings
+from bertsmith.config import ModelConfig
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.model.heads import SequenceClassifier
-from bertsmith.model.weights import load_classifier, save_model
+from bertsmith.model.weights import load_tuned, save_model
 from bertsmith.serving.predictor import Predictor, load, predict_file
+from bertsmith.task_config import PredictSettings
 from bertsmith.text.tokenizer import Tokenizer
 
 QUIET = Log(quiet=True)
 LABELS = ("나쁨", "good", "[b]neither")
 LETTERS = "abcdefghijklm"
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS), "좋", "##아", "."]
-EXTRAS = {"task": "classify", "text": "comment", "label": "label", "max_length": 33}
+EXTRAS = {
+    "task": "classify",
+    "facts": {"labels": list(LABELS), "columns": {"text": "comment", "label": "label"}, "max_length": 33},
+}
+
+
+CONFIG = ModelConfig(
+    vocab_size=len(TOKENS),
+    num_hidden_layers=2,
+    hidden_size=20,
+    num_attention_heads=2,
+    intermediate_size=31,
+    max_position_embeddings=41,
+    initializer_range=0.4,
+)
 
 
 def save(directory: Path, extras: dict[str, object], entries: int = len(TOKENS)) -> Path:
     """Save a model with random weights that are large enough for texts to differ."""
     torch.manual_seed(5)
-    config = ModelConfig(
-        vocab_size=entries,
-        num_hidden_layers=2,
-        hidden_size=20,
-        num_attention_heads=2,
-        intermediate_size=31,
-        max_position_embeddings=41,
-        initializer_range=0.4,
-    )
+    config = CONFIG.model_copy(update={"vocab_size": entries})
     save_model(
         SequenceClassifier(config, len(LABELS)),
         directory,
@@ -82,13 +89,13 @@ def predict_to(directory: Path, model: Path, **settings: object) -> list[dict[st
 
 def test_a_prediction_is_the_models_softmax(model: Path, predict: Predictor) -> None:
     text = "Abc 좋아."
-    network, info = load_classifier(model)
+    network = load_tuned(SequenceClassifier(CONFIG, len(LABELS)), model / "model", CONFIG)
     encoding = Tokenizer.load(model / "model").encode(text)
     with torch.no_grad():
         expected = network(pack([encoding.ids])).softmax(1)[0].tolist()
     prediction = predict(text)
     assert prediction.text == text
-    assert list(prediction.scores) == list(info.labels) == list(LABELS)
+    assert list(prediction.scores) == list(LABELS)
     assert list(prediction.scores.values()) == pytest.approx(expected, abs=1e-6)
     assert prediction.score == max(prediction.scores.values()) == prediction.scores[prediction.label]
     assert json.loads(json.dumps(prediction.to_json())) == {
@@ -227,9 +234,11 @@ def test_files(model: Path, tmp_path: Path, predict: Predictor, name: str) -> No
 
 def test_another_column(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("comment,title\nabc,b\n", encoding="utf-8")
-    assert predict_to(tmp_path, model, input=tmp_path / "a.csv", text="title")[0]["text"] == "b"
+    assert predict_to(tmp_path, model, input=tmp_path / "a.csv", columns="text=title")[0]["text"] == "b"
+    with pytest.raises(InputError, match=r"'body=title' is not role=name.* Roles of this model: text, label"):
+        predict_to(tmp_path, model, input=tmp_path / "a.csv", columns="body=title")
     with pytest.raises(InputError, match=r"no column 'titel'\. Did you mean 'title'\? Columns: comment, title"):
-        predict_to(tmp_path, model, input=tmp_path / "a.csv", text="titel")
+        predict_to(tmp_path, model, input=tmp_path / "a.csv", columns="text=titel")
 
 
 class Stdin:

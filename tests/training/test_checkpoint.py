@@ -71,7 +71,7 @@ def test_a_resumed_log_has_each_step_once_and_no_half_line(tmp_path: Path) -> No
             log.write({"step": step, "kind": "train"})
     with path.open("a") as file:
         file.write('{"step": 8, "ki')
-    with MetricsLog(path, after_step=5) as log:
+    with MetricsLog(path, keep=lambda entry: entry["step"] <= 5) as log:
         log.write({"step": 6, "kind": "train"})
     assert [e["step"] for e in read_metrics(path)] == [1, 2, 3, 4, 5, 6]
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import bertsmith
-from bertsmith.config import FinetuneSettings, PredictSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.serving.predictor import predict_file
+from bertsmith.task_config import ClassifySettings, PredictSettings
+from bertsmith.training import tuning
+from bertsmith.training.checkpoint import read_metrics
 from bertsmith.training.finetune import finetune
 from bertsmith.training.report import finetuning_sections
 from tests.conftest import OBJECTS, SUBJECTS
@@ -32,9 +37,8 @@ def write_rows(path: Path, count: int, seed: int) -> Path:
     return path
 
 
-def settings(run: Path, directory: Path, **changes: object) -> FinetuneSettings:
+def settings(run: Path, directory: Path, **changes: object) -> ClassifySettings:
     values = {
-        "task": "classify",
         "model": run,
         "train": write_rows(directory / "train.csv", 48, 1),
         "dev": write_rows(directory / "dev.csv", 21, 2),
@@ -46,14 +50,14 @@ def settings(run: Path, directory: Path, **changes: object) -> FinetuneSettings:
         "precision": "float32",
         "threads": 1,
     }
-    return FinetuneSettings.parse(values | changes)
+    return ClassifySettings.parse(values | changes)
 
 
 @pytest.fixture(scope="module")
 def tuned(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tuned")
     result = finetune(settings(run, directory, seeds=2), QUIET)
-    assert result.scores.accuracy == 1.0
+    assert result.scores.metrics["accuracy"] == 1.0
     return directory / "tuned"
 
 
@@ -64,7 +68,8 @@ def test_what_a_tuned_model_leaves(tuned: Path) -> None:
     values = [s["accuracy"] for s in scores["seeds"]]
     assert scores["mean"]["accuracy"] == pytest.approx(np.mean(values))
     assert scores["deviation"]["accuracy"] == pytest.approx(np.std(values, ddof=1))
-    assert scores["majority_accuracy"] in (pytest.approx(10 / 21), pytest.approx(11 / 21))
+    always = dict(scores["tables"][1]["rows"][1:])
+    assert next(iter(always.values())) in (pytest.approx(10 / 21), pytest.approx(11 / 21))
     page = (tuned / "report.html").read_text(encoding="utf-8")
     assert "고양이" in page
     assert "Confusion matrix" in page
@@ -131,6 +136,58 @@ def test_a_pretraining_run_does_not_predict(run: Path) -> None:
         bertsmith.load(run)
 
 
+def test_a_stopped_run_goes_on_with_the_same_result(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def changed(name: str, **changes: object) -> ClassifySettings:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return settings(run, tmp_path / name, epochs=3, seeds=2, metric="accuracy", **changes)
+
+    finetune(changed("whole"), QUIET)
+    entry = tuning.metrics_entry
+    # In the first seed's second epoch, at the end of an epoch, and early in the second seed.
+    for stop_at in (8, 12, 19):
+        name = f"stopped-{stop_at}"
+        steps = itertools.count(1)
+
+        def count(report: object, progress: object, steps: Iterator[int] = steps, at: int = stop_at) -> object:
+            if next(steps) == at:
+                signal.raise_signal(signal.SIGINT)
+            return entry(report, progress)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tuning, "metrics_entry", count)
+            with pytest.raises(KeyboardInterrupt):
+                finetune(changed(name), Log())
+        assert "--resume" in capsys.readouterr().err
+        with pytest.raises(InputError, match=r"holds a run that was stopped; go on with: .*--resume"):
+            finetune(changed(name), QUIET)
+        with pytest.raises(InputError, match=r"learning_rate was 0\.005, now 0\.1"):
+            finetune(changed(name, resume=True, learning_rate=0.1), QUIET)
+        finetune(changed(name, resume=True), QUIET)
+        both = [tmp_path / n / "tuned" for n in ("whole", name)]
+        for file in ("model/model.safetensors", "scores.json"):
+            assert (both[0] / file).read_bytes() == (both[1] / file).read_bytes(), file
+        logs = [[(e["seed"], e["step"], e["kind"]) for e in read_metrics(d / "metrics.jsonl")] for d in both]
+        assert logs[0] == logs[1]
+        assert not (both[1] / "checkpoints").exists()
+
+
+def test_patience_ends_early(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finetune(settings(run, tmp_path, epochs=9, patience=2, learning_rate=1e-12), Log())
+    assert "no better for 2 epochs, stopped early" in capsys.readouterr().err
+    entries = read_metrics(tmp_path / "tuned" / "metrics.jsonl")
+    assert [e["epoch"] for e in entries if e["kind"] == "eval"] == [1, 2, 3]
+
+
+def test_repeated_rows_are_warned_about(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = settings(run, tmp_path, epochs=0.2)
+    finetune(chosen.model_copy(update={"dev": chosen.train}), Log())
+    assert "every dev row stands among the training rows" in capsys.readouterr().err
+    data = json.loads((tmp_path / "tuned" / "scores.json").read_text(encoding="utf-8"))["data"]
+    assert data["shared"] == data["dev"]["rows"] == 48
+
+
 def test_refusals(run: Path, tuned: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="above the model's 48 positions"):
         finetune(settings(run, tmp_path, max_length=49), QUIET)
@@ -147,5 +204,5 @@ def test_refusals(run: Path, tuned: Path, tmp_path: Path) -> None:
 def test_cut_texts_and_a_collapse_are_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finetune(settings(run, tmp_path, epochs=1, learning_rate=1e-9, max_length=6), Log())
     said = capsys.readouterr().err
-    assert "48 of 48 training texts are longer than 6 tokens" in said
+    assert "training rows: 48 of 48 texts are longer than 6 tokens" in said
     assert "collapsed" in said

@@ -91,3 +91,53 @@ class SequenceClassifier(nn.Module):
         """Return logits (N, C)."""
         logits: Tensor = self.classifier(self.dropout(self.bert(batch).pooled))
         return logits
+
+
+class MultipleChoiceModel(nn.Module):
+    """BERT with one score for each sequence, to be compared over the endings of a context (section 4.4)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return scores (N, 1)."""
+        scores: Tensor = self.classifier(self.dropout(self.bert(batch).pooled))
+        return scores
+
+
+class TokenClassifier(nn.Module):
+    """BERT with a linear layer over every token's vector (section 5.3)."""
+
+    def __init__(self, config: ModelConfig, num_labels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (T, C)."""
+        logits: Tensor = self.classifier(self.dropout(self.bert(batch).hidden))
+        return logits
+
+
+class SpanModel(nn.Module):
+    """BERT with a start and an end vector, whose products with every token's vector are scores (section 4.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config)
+        self.span = nn.Linear(config.hidden_size, 2)
+        initialize(self.span, config.initializer_range)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (T, 2) of being the first and the last token of the answer."""
+        logits: Tensor = self.span(self.bert(batch).hidden)
+        return logits

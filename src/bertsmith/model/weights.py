@@ -21,7 +21,13 @@ from bertsmith import files
 from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import PretrainingModel, SequenceClassifier
+from bertsmith.model.heads import (
+    MultipleChoiceModel,
+    PretrainingModel,
+    SequenceClassifier,
+    SpanModel,
+    TokenClassifier,
+)
 
 if TYPE_CHECKING:
     from bertsmith.text.tokenizer import Tokenizer
@@ -46,6 +52,7 @@ NAMES = (
     ("mlm.norm.", "cls.predictions.transform.LayerNorm."),
     ("nsp.", "cls.seq_relationship."),
     ("classifier.", "classifier."),
+    ("span.", "qa_outputs."),
 )
 # transformers keeps the three projections apart; ours are one matrix, in this order.
 FUSED = "bert.layers.{n}.query_key_value."
@@ -57,7 +64,12 @@ ARCHITECTURES: dict[type[nn.Module], str] = {
     Bert: "BertModel",
     PretrainingModel: "BertForPreTraining",
     SequenceClassifier: "BertForSequenceClassification",
+    MultipleChoiceModel: "BertForMultipleChoice",
+    TokenClassifier: "BertForTokenClassification",
+    SpanModel: "BertForQuestionAnswering",
 }
+# Their outputs are not from the pooler, and transformers' classes have none.
+WITHOUT_POOLER = (TokenClassifier, SpanModel)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -110,12 +122,14 @@ class ModelInfo:
         labels: the task's label names in the order of the logits; empty without a task.
         extras: what Bertsmith wrote beside it: task, columns, max_length.
         architecture: transformers' class name, or an empty string.
+        problem_type: transformers' word for what a model of sequences predicts, or an empty string.
     """
 
     config: ModelConfig
     labels: tuple[str, ...]
     extras: dict[str, Any]
     architecture: str
+    problem_type: str
 
 
 def model_directory(path: Path) -> Path:
@@ -163,7 +177,13 @@ def read_info(directory: Path) -> ModelInfo:
         labels = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
     except (AttributeError, TypeError, ValueError):
         raise InputError("id2label is not an object of numbers and names", path=path) from None
-    return ModelInfo(config, labels, dict(values.get("bertsmith") or {}), (values.get("architectures") or [""])[0])
+    return ModelInfo(
+        config,
+        labels,
+        extras=dict(values.get("bertsmith") or {}),
+        architecture=(values.get("architectures") or [""])[0],
+        problem_type=values.get("problem_type") or "",
+    )
 
 
 def write_model(
@@ -173,6 +193,7 @@ def write_model(
     *,
     labels: tuple[str, ...] = (),
     extras: dict[str, Any] | None = None,
+    problem_type: str | None = None,
 ) -> None:
     """Write config.json, model.safetensors and the tokenizer into an existing directory.
 
@@ -184,8 +205,12 @@ def write_model(
     if labels:
         values["id2label"] = {str(number): name for number, name in enumerate(labels)}
         values["label2id"] = {name: number for number, name in enumerate(labels)}
+    if problem_type:
+        values["problem_type"] = problem_type
     values["bertsmith"] = extras or {}
     tensors = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
+    if isinstance(model, WITHOUT_POOLER):
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("bert.pooler.")}
     if isinstance(model, Bert):
         tensors = {f"bert.{name}": tensor for name, tensor in tensors.items()}
     save_file(to_transformers(tensors, config.num_hidden_layers), directory / WEIGHTS, metadata={"format": "pt"})
@@ -200,10 +225,11 @@ def save_model(
     *,
     labels: tuple[str, ...] = (),
     extras: dict[str, Any] | None = None,
+    problem_type: str | None = None,
 ) -> None:
     """Write a model directory at once: the one that stood there stays until the new one is whole."""
     with files.new_directory(directory) as temporary:
-        write_model(model, temporary, tokenizer, labels=labels, extras=extras)
+        write_model(model, temporary, tokenizer, labels=labels, extras=extras, problem_type=problem_type)
 
 
 def read_tensors(directory: Path, config: ModelConfig) -> dict[str, Tensor]:
@@ -289,19 +315,11 @@ def load_pretraining_model(path: Path) -> PretrainingModel:
     return fill_model(PretrainingModel(config), tensors, directory).eval()
 
 
-def load_classifier(path: Path) -> tuple[SequenceClassifier, ModelInfo]:
-    """Load a model tuned to classify, in evaluation mode.
+def load_tuned(model: Model, directory: Path, config: ModelConfig) -> Model:
+    """Fill a model of a task from a directory, in evaluation mode.
 
     Raises:
         InputError: the directory holds another kind of model.
     """
-    directory = model_directory(path)
-    info = read_info(directory)
-    tensors = read_tensors(directory, info.config)
-    if "classifier.weight" not in tensors or not info.labels:
-        raise InputError(
-            "is not a fine-tuned classifier (no classifier weights or no label names); "
-            "make one with: bertsmith finetune classify MODEL --train F --dev F -o DIR",
-            path=directory,
-        )
-    return fill_model(SequenceClassifier(info.config, len(info.labels)), tensors, directory).eval(), info
+    fresh = ("bert.pooler.",) if isinstance(model, WITHOUT_POOLER) else ()
+    return fill_model(model, read_tensors(directory, config), directory, fresh=fresh).eval()

@@ -6,12 +6,15 @@ import time
 from pathlib import Path
 
 from bertsmith import files
-from bertsmith.config import FinetuneSettings, PrepareSettings, PretrainSettings, VocabularySettings
+from bertsmith.config import PrepareSettings, PretrainSettings, VocabularySettings
 from bertsmith.console import Log, clock
 from bertsmith.errors import InputError
 from bertsmith.quickstart.corpus import QuickstartCorpus, build_corpus
 from bertsmith.serving.looking import fill, next_sentence
+from bertsmith.task_config import ClassifySettings
 from bertsmith.tasks import baselines, classify
+from bertsmith.tasks.task import Source
+from bertsmith.tasks.texts import read_texts
 from bertsmith.text.prepare import prepare
 from bertsmith.text.vocabulary import learn_vocabulary
 from bertsmith.training.finetune import finetune
@@ -94,8 +97,7 @@ def run_quickstart(output: Path, budget: str = "4m", log: Log | None = None) -> 
         log.say(f"  A: {a}\n  B: {b}\n     B follows A: {share:.0%} (in truth {'yes' if truth else 'no'})")
     log.say("6/6 fine-tuning: which package does a sentence come from?")
     if not (tuned / "model").exists():
-        settings = FinetuneSettings(
-            task="classify",
+        settings = ClassifySettings(
             model=run,
             train=corpus.train,
             dev=corpus.dev,
@@ -124,16 +126,15 @@ def _write_page(
     tuned: Path,
     log: Log,
 ) -> Path:
-    train = classify.read_examples(corpus.train, text="text", label="label")
-    dev = classify.read_examples(corpus.dev, text="text", label="label")
+    train, dev = (read_texts(Source(path, {"text": "text", "label": "label"})) for path in (corpus.train, corpus.dev))
     labels = classify.label_names(train, dev)
     most = baselines.majority(train, dev, labels)
     linear = baselines.tfidf(train, dev, labels, "words and characters")
     tuned_sections = finetuning_sections(tuned)
     scores = _accuracy(tuned)
     rows = [
-        ("most frequent label", most.accuracy, most.macro_f1),
-        ("TF-IDF + logistic regression", linear.accuracy, linear.macro_f1),
+        ("most frequent label", *most.metrics.values()),
+        ("TF-IDF + logistic regression", *linear.metrics.values()),
         ("this BERT, fine-tuned", *scores),
     ]
     for name, accuracy, macro_f1 in rows:

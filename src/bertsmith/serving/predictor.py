@@ -9,113 +9,80 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeAlias, overload
+from typing import Any, TextIO
 
 import torch
 
 from bertsmith import files
-from bertsmith.batch import by_token_budget, pack
-from bertsmith.config import PredictSettings
 from bertsmith.console import Log
-from bertsmith.errors import InputError
-from bertsmith.model.weights import load_classifier, model_directory
-from bertsmith.tasks.prediction import Prediction
-from bertsmith.text.decoding import uncompressed_name
-from bertsmith.text.tables import FORMATS, open_records, read_lines
+from bertsmith.errors import InputError, nearest
+from bertsmith.model.weights import load_tuned, model_directory, read_info
+from bertsmith.task_config import EvaluateSettings, PredictSettings
+from bertsmith.tasks.by_name import task_of
+from bertsmith.tasks.task import Facts, Prediction, Source
 from bertsmith.text.tokenizer import Tokenizer
+from bertsmith.training.apply import apply_model
 from bertsmith.training.device import pick_device, set_threads
 
 _CHUNK = 1024
-_MAX_TOKENS = 4096
-
-Text: TypeAlias = str | tuple[str, str]
-"""A text, or a pair of texts."""
 
 
 class Predictor:
-    """Predicts labels; a text's prediction does not depend on what else is asked with it.
+    """Predicts as it was tuned to; an input's prediction does not depend on what else is asked with it.
+
+    What an input is depends on the task: a text or a pair (a tuple of two) for ``classify``, ``multilabel`` and
+    ``regress``; (question, context) for ``qa``; a text for ``tag``; (context, [endings]) for ``choose``.
 
     Calls from several threads are safe: nothing changes after construction.
 
     Attributes:
-        labels: the model's labels, in the order of its logits.
-        text_column: the column that the model was tuned with.
+        task: what the model does.
+        facts: what it remembers: labels, columns, lengths.
+        model: in evaluation mode, on ``device``.
+        tokenizer: the model's own.
         max_length: longer texts are cut.
+        device: where it runs.
     """
 
     def __init__(self, directory: Path, device: str = "auto") -> None:
         directory = model_directory(directory)
-        model, info = load_classifier(directory)
-        self._device = pick_device(device)
-        self._model = model.to(self._device)
-        self._tokenizer = Tokenizer.load(directory)
-        if self._tokenizer.vocab_size > info.config.vocab_size:
+        info = read_info(directory)
+        self.task, self.facts = task_of(info, directory)
+        self.device = pick_device(device)
+        self.model = load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
+        self.tokenizer = Tokenizer.load(directory)
+        if self.tokenizer.vocab_size > info.config.vocab_size:
             raise InputError(
-                f"the tokenizer has {self._tokenizer.vocab_size:,} entries, but the model only "
+                f"the tokenizer has {self.tokenizer.vocab_size:,} entries, but the model only "
                 f"{info.config.vocab_size:,}: they do not belong together",
                 path=directory,
             )
-        # A published classifier does not say what it was tuned on; it may be pairs.
-        self._takes_pairs = info.extras.get("task") != "classify"
-        self.labels = info.labels
-        self.text_column: str = info.extras.get("text", "text")
-        positions = info.config.max_position_embeddings
-        self.max_length = min(int(info.extras.get("max_length", positions)), positions)
+        self.max_length: int = self.facts["max_length"]
 
-    @overload
-    def __call__(self, texts: Text) -> Prediction: ...  # type: ignore[overload-overlap]
-    @overload
-    def __call__(self, texts: Iterable[Text]) -> list[Prediction]: ...
-    def __call__(self, texts: Text | Iterable[Text]) -> Prediction | list[Prediction]:
-        """Predict a text (a string), a pair (a tuple of two), or many of them (a list or another iterable).
+    def __call__(self, inputs: Any) -> Any:
+        """Predict one input (a string or a tuple), or many of them (a list or another iterable).
 
         Raises:
             InputError: something else, an empty text, or a pair where the model was tuned on single texts.
         """
-        if isinstance(texts, str | tuple):
-            return next(self.stream([texts]))
-        if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-            raise InputError(f"{type(texts).__name__} is not a text; expected a string or a list of them")
-        return list(self.stream(texts))
+        if isinstance(inputs, str | tuple):
+            return next(self.stream([inputs]))
+        if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
+            raise InputError(f"{type(inputs).__name__} is not a text; expected a string or a list of them")
+        return list(self.stream(inputs))
 
-    def stream(self, texts: Iterable[Text]) -> Iterator[Prediction]:
-        """Predict texts as they come, in order; memory holds a thousand at a time.
+    def stream(self, inputs: Iterable[Any]) -> Iterator[Prediction]:
+        """Predict inputs as they come, in order; memory holds a thousand at a time.
 
         Raises:
-            InputError: as in a call; the message names the number of the text, counted from 1.
+            InputError: as in a call; the message names the number of the input, counted from 1.
         """
-        numbered = enumerate(texts, start=1)
+        numbered = enumerate(inputs, start=1)
         while chunk := list(itertools.islice(numbered, _CHUNK)):
-            for number, text in chunk:
-                self._check(text, number)
-            yield from self._predict([text for _, text in chunk])
-
-    def _check(self, text: object, number: int) -> None:
-        parts = text if isinstance(text, tuple) else (text,)
-        for part in parts:
-            if not isinstance(part, str):
-                raise InputError(f"text {number} is of type {type(part).__name__}; expected a string")
-        if len(parts) > 1 and not (self._takes_pairs and len(parts) == 2):
-            hint = "a tuple is one pair of texts, a list is many texts"
-            seen = "a pair, but the model was tuned on single texts" if len(parts) == 2 else f"a tuple of {len(parts)}"
-            raise InputError(f"text {number} is {seen} ({hint})")
-        if not parts or not all(part.strip() for part in parts):
-            raise InputError(f"text {number} is an empty text; expected at least one character")
-
-    @torch.inference_mode()
-    def _predict(self, texts: list[Text]) -> list[Prediction]:
-        encodings = self._tokenizer.encode_batch(texts, self.max_length)
-        shares = torch.empty(len(texts), len(self.labels))
-        for group in by_token_budget([len(e.ids) for e in encodings], _MAX_TOKENS):
-            batch = pack([encodings[n].ids for n in group], [encodings[n].segment_ids for n in group])
-            shares[group] = self._model(batch.to(self._device)).float().softmax(1).cpu()
-        best = shares.argmax(1).tolist()
-        predictions = []
-        for text, b, row, encoding in zip(texts, best, shares.tolist(), encodings, strict=True):
-            first, second = (text, None) if isinstance(text, str) else text
-            scores = dict(zip(self.labels, row, strict=True))
-            predictions.append(Prediction(first, self.labels[b], row[b], scores, encoding.truncated, second))
-        return predictions
+            rows = self.task.rows(chunk, self.facts)
+            examples = self.task.encode(rows, self.facts, self.tokenizer)
+            outputs = apply_model(self.model, self.task, examples, self.facts, self.device, torch.float32)
+            yield from self.task.predict(outputs, examples, rows, self.facts)
 
 
 def load(directory: str | Path, device: str = "auto") -> Predictor:
@@ -139,7 +106,7 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     """Predict every row of a file, or every line of a txt file or of standard input, as JSON lines.
 
     Memory is flat in the number of rows. A file is read once before the first prediction, so that a row that
-    cannot be used is found at once and not after hours. The n-th line of the output is the n-th text: an
+    cannot be used is found at once and not after hours. The n-th line of the output is the n-th input: an
     empty line is an error and not skipped.
 
     Raises:
@@ -149,17 +116,22 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     _check_output(settings)
     set_threads(0)
     predictor = Predictor(settings.model, settings.device)
-    source = "standard input" if _is_stdin(settings) else settings.input
-    total = None if _is_stdin(settings) else sum(1 for _ in _texts(settings, predictor.text_column))
+    source = source_of(settings, predictor.facts, settings.input)
+
+    def inputs() -> Iterator[Any]:
+        return (given for _, given in predictor.task.inputs(source, predictor.facts))
+
+    total = None if _is_stdin(settings) else sum(1 for _ in inputs())
     rows = truncated = 0
     with _output(settings.output) as out, log.progress("predicting", total, "texts") as advance:
-        for prediction in predictor.stream(_texts(settings, predictor.text_column)):
+        for prediction in predictor.stream(inputs()):
             out.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
             rows += 1
             truncated += prediction.truncated > 0
             advance(1)
         if rows == 0:
-            raise InputError("holds no text; expected at least one", path=source)
+            where = "standard input" if _is_stdin(settings) else settings.input
+            raise InputError("holds no text; expected at least one", path=where)
     if truncated:
         log.warn(f"{truncated:,} of {rows:,} texts were longer than {predictor.max_length} tokens and were cut")
     if settings.output is not None:
@@ -167,27 +139,24 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     return PredictionSummary(rows, truncated)
 
 
+def source_of(settings: PredictSettings | EvaluateSettings, facts: Facts, path: Path) -> Source:
+    """Return a file as a source with the model's columns, or those that the settings name instead.
+
+    Raises:
+        InputError: the settings name a role that the task does not know.
+    """
+    columns = dict(facts["columns"])
+    for part in (settings.columns or "").split(",") if settings.columns else ():
+        role, equals, name = (piece.strip() for piece in part.partition("="))
+        if not equals or role not in columns or not name:
+            hint = f"{nearest(role, columns)} Roles of this model: {', '.join(columns)}"
+            raise InputError(f"--columns: {part!r} is not role=name.{hint}")
+        columns[role] = name
+    return Source(path, columns, settings.encoding, settings.quoting, facts.get("format", "auto"))
+
+
 def _is_stdin(settings: PredictSettings) -> bool:
     return str(settings.input) == "-"
-
-
-def _texts(settings: PredictSettings, text_column: str) -> Iterator[str]:
-    path = settings.input
-    where: Path | str = path
-    rows: Iterable[tuple[int, str]]
-    if _is_stdin(settings):
-        where = "standard input"
-        rows = enumerate(read_lines(sys.stdin.buffer, encoding=settings.encoding), start=1)
-    elif uncompressed_name(path).suffix.lower() in FORMATS:
-        name = settings.text or text_column
-        records = open_records(path, encoding=settings.encoding, quoting=settings.quoting, only=[name])
-        rows = ((line, cells.get(name, "")) for line, cells in records.rows)
-    else:
-        rows = enumerate(read_lines(path, encoding=settings.encoding), start=1)
-    for line, text in rows:
-        if not text.strip():
-            raise InputError("the text is empty; expected at least one character", path=where, line=line)
-        yield text
 
 
 def _check_output(settings: PredictSettings) -> None:

@@ -7,22 +7,25 @@ from typing import Literal
 
 import numpy as np
 
-from bertsmith.tasks.classify import Rows, Scores, score
+from bertsmith.tasks.scores import Scores, label_scores
+from bertsmith.tasks.texts import TextRows, shown
 
 Grams = Literal["characters", "words and characters"]
 
 _MANY_ROWS = 1000
 
 
-def majority(train: Rows, dev: Rows, labels: Sequence[str]) -> Scores:
+def majority(train: TextRows, dev: TextRows, labels: Sequence[str]) -> Scores:
     """Give every dev row the most frequent training label."""
     numbers = {name: number for number, name in enumerate(labels)}
     counts = np.bincount([numbers[name] for name in train.labels], minlength=len(labels))
     gold = np.array([numbers[name] for name in dev.labels])
-    return score(gold, np.full(len(gold), counts.argmax()), labels)
+    return label_scores(gold, np.full(len(gold), counts.argmax()), labels)
 
 
-def tfidf(train: Rows, dev: Rows, labels: Sequence[str], grams: Grams = "characters", c: float = 10.0) -> Scores:
+def tfidf(
+    train: TextRows, dev: TextRows, labels: Sequence[str], grams: Grams = "characters", c: float = 10.0
+) -> Scores:
     """Score TF-IDF features with a logistic regression, fitted on the training rows.
 
     Args:
@@ -44,6 +47,6 @@ def tfidf(train: Rows, dev: Rows, labels: Sequence[str], grams: Grams = "charact
         features.append(TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), sublinear_tf=True))
     model = make_pipeline(make_union(*features), LogisticRegression(C=c, max_iter=1000))
     numbers = {name: number for number, name in enumerate(labels)}
-    model.fit(train.texts, [numbers[name] for name in train.labels])
+    model.fit([shown(text) for text in train.texts], [numbers[name] for name in train.labels])
     gold = np.array([numbers[name] for name in dev.labels])
-    return score(gold, np.asarray(model.predict(dev.texts)), labels)
+    return label_scores(gold, np.asarray(model.predict([shown(text) for text in dev.texts])), labels)

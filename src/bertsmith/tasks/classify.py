@@ -1,124 +1,47 @@
-"""One text, one label (section 4.1): read rows, make examples, decode, score."""
+"""One label for a text or a pair of texts (section 4.1): a linear layer over the pooled [CLS] vector."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from bertsmith.batch import Batch, pack
+from bertsmith.batch import Batch
+from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
-from bertsmith.text.tables import column, read_table
+from bertsmith.model.heads import SequenceClassifier
+from bertsmith.task_config import ClassifySettings
+from bertsmith.tasks.prediction import LabelPrediction
+from bertsmith.tasks.scores import WORST, Mistake, Scores, ScoreTable, label_scores
+from bertsmith.tasks.task import Facts, Outputs, Task
+from bertsmith.tasks.texts import (
+    TEXT_ROLES,
+    TextExamples,
+    TextRows,
+    both,
+    cut_notes,
+    encode_texts,
+    pooled_counts,
+    pooled_outputs,
+    read_texts,
+    refuse_swapped,
+    shown,
+    text_columns,
+    text_inputs,
+    text_rows,
+)
 from bertsmith.text.tokenizer import Tokenizer
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Labelled texts as they were read.
-
-    Attributes:
-        texts: never empty.
-        labels: the label of each, as written.
-        lines: where each stands in the file.
-        source: the file.
-    """
-
-    texts: list[str]
-    labels: list[str]
-    lines: list[int]
-    source: Path
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Rows as the encoder gets them.
-
-    Attributes:
-        token_ids: a list of ids for each row.
-        label_ids: (rows,) int64.
-        truncated: rows that were cut to fit the length limit.
-    """
-
-    token_ids: list[list[int]]
-    label_ids: np.ndarray
-    truncated: int
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
-
-    def batch(self, numbers: np.ndarray) -> Batch:
-        """Return some rows as a batch."""
-        return pack([self.token_ids[n] for n in numbers], labels=self.label_ids[numbers].tolist())
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """How one label did; precision and recall are 0 where they are undefined."""
-
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How predictions compare with the gold labels.
-
-    Attributes:
-        accuracy: share of rows that are right.
-        macro_f1: mean F1 over the labels.
-        per_class: one a label.
-        confusion: rows true labels, columns predicted ones.
-        collapsed: whether every row got the same label although the gold labels differ.
-    """
-
-    accuracy: float
-    macro_f1: float
-    per_class: list[ClassScores]
-    confusion: list[list[int]]
-    collapsed: bool
-
-    def table(self) -> str:
-        """Return the figures per label as aligned text."""
-        width = max(5, *(len(c.label) for c in self.per_class))
-        lines = [f"{'label':<{width}}  precision  recall     F1   rows"]
-        lines += [
-            f"{c.label:<{width}}  {c.precision:9.3f}  {c.recall:6.3f}  {c.f1:5.3f}  {c.support:5,}"
-            for c in self.per_class
-        ]
-        lines.append(f"accuracy {self.accuracy:.1%}, macro F1 {self.macro_f1:.3f}")
-        return "\n".join(lines)
-
-
-def read_examples(
-    path: Path, *, text: str, label: str, encoding: str = "auto", quoting: str = "auto", limit: int | None = None
-) -> Rows:
-    """Read a table's text and label columns.
-
-    Raises:
-        InputError: the file, a column or a row cannot be used; the line is named.
-    """
-    table = read_table(path, encoding=encoding, quoting=quoting, only=[text, label])
-    texts, labels = column(table, text)[:limit], column(table, label)[:limit]
-    if not texts:
-        raise InputError("has no rows", path=path)
-    for line, text_cell, label_cell in zip(table.lines, texts, labels, strict=False):
-        if not text_cell.strip():
-            raise InputError(f"column {text!r} is empty; expected a text", path=path, line=line)
-        if not label_cell.strip():
-            raise InputError(f"column {label!r} is empty; expected a label", path=path, line=line)
-    return Rows(texts, [cell.strip() for cell in labels], table.lines[: len(texts)], path)
-
-
-def label_names(train: Rows, dev: Rows) -> tuple[str, ...]:
+def label_names(train: TextRows, dev: TextRows) -> tuple[str, ...]:
     """Return the labels of the training rows, sorted (numbers by value).
 
     Raises:
@@ -129,46 +52,123 @@ def label_names(train: Rows, dev: Rows) -> tuple[str, ...]:
     names = sorted(known, key=lambda name: (Decimal(name) if numeric else 0, name))
     if len(names) < 2:
         raise InputError(f"every row has the label {names[0]!r}; expected at least two labels", path=train.source)
-    for line, name in zip(dev.lines, dev.labels, strict=True):
-        if name not in known:
-            shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise InputError(
-                f"label {name!r} is not among those of the training rows: {shown}", path=dev.source, line=line
-            )
+    label_numbers(dev, names)
     return tuple(names)
 
 
-def encode_rows(rows: Rows, labels: Sequence[str], tokenizer: Tokenizer, max_length: int) -> Examples:
-    """Encode rows as ``[CLS] text [SEP]`` and number their labels."""
-    numbers = {name: number for number, name in enumerate(labels)}
-    encodings = tokenizer.encode_batch(rows.texts, max_length)
-    return Examples(
-        [e.ids for e in encodings],
-        np.array([numbers[name] for name in rows.labels], dtype=np.int64),
-        sum(e.truncated > 0 for e in encodings),
+def label_numbers(rows: TextRows, names: Sequence[str]) -> np.ndarray:
+    """Return the labels of rows as numbers (rows,) int64.
+
+    Raises:
+        InputError: a row has a label that is not among ``names``; the line is named.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    for line, name in zip(rows.lines, rows.labels, strict=True):
+        if name not in numbers:
+            listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise InputError(
+                f"label {name!r} is not among those of the training rows: {listed}", path=rows.source, line=line
+            )
+    return np.array([numbers[name] for name in rows.labels], dtype=np.int64)
+
+
+def find_facts(train: TextRows, dev: TextRows, settings: ClassifySettings) -> Facts:
+    """Return labels, columns, the length limit and, if asked for, a weight per label.
+
+    Weights are inverse to the labels' frequencies and 1 on average over the training rows, so that the loss
+    keeps its size.
+
+    Raises:
+        InputError: the rows have one label, dev has another one, or the columns are swapped.
+    """
+    refuse_swapped(train)
+    labels = label_names(train, dev)
+    counts = np.bincount(label_numbers(train, labels), minlength=len(labels))
+    facts: Facts = {
+        "labels": list(labels),
+        "commonest": labels[int(counts.argmax())],
+        "columns": text_columns(settings),
+        "max_length": settings.max_length,
+    }
+    if settings.class_weights == "balanced":
+        facts["class_weights"] = (counts.sum() / (len(labels) * counts)).tolist()
+    return facts
+
+
+def encode(rows: TextRows, facts: Facts, tokenizer: Tokenizer) -> TextExamples:
+    """Encode rows and number their labels."""
+    targets = torch.from_numpy(label_numbers(rows, facts["labels"])) if rows.labels else None
+    return encode_texts(rows, facts, tokenizer, targets)
+
+
+def make_model(config: ModelConfig, facts: Facts) -> SequenceClassifier:
+    """Return a classifier with a fresh output layer."""
+    return SequenceClassifier(config, len(facts["labels"]))
+
+
+def loss_sums(model: nn.Module, batch: Batch, facts: Facts) -> dict[str, Tensor]:
+    """Return the summed cross entropy (nats), weighted by class if the model was told so."""
+    assert batch.labels is not None
+    weights = facts.get("class_weights")
+    weight = torch.tensor(weights, device=batch.labels.device) if weights else None
+    return {"loss": F.cross_entropy(model(batch).float(), batch.labels, weight=weight, reduction="sum")}
+
+
+def score(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts) -> Scores:
+    """Score the most probable labels."""
+    labels = facts["labels"]
+    shares = softmax(outputs)
+    gold, predicted = label_numbers(rows, labels), shares.argmax(1)
+    wrong = np.flatnonzero(gold != predicted)
+    worst = wrong[np.argsort(-shares[wrong, predicted[wrong]], kind="stable")][:WORST]
+    mistakes = tuple(
+        Mistake(
+            shown(rows.texts[n]), labels[gold[n]], labels[predicted[n]], float(shares[n, predicted[n]]), rows.lines[n]
+        )
+        for n in worst.tolist()
     )
+    scores = label_scores(gold, predicted, labels)
+    if "commonest" in facts:
+        always = float((gold == labels.index(facts["commonest"])).mean())
+        beside = [("this model", scores.metrics["accuracy"]), (f"always {facts['commonest']!r}", always)]
+        scores = replace(scores, tables=(*scores.tables, ScoreTable("Accuracy", ("", "accuracy"), beside)))
+    return replace(scores, mistakes=mistakes)
 
 
-def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Return the row numbers of an epoch's batches: every row once, in an order of (seed, epoch) alone."""
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return [order[start : start + batch_size] for start in range(0, rows, batch_size)]
+def predict(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts) -> list[LabelPrediction]:
+    """Return the most probable label of each row, with the probabilities of all."""
+    shares = softmax(outputs)
+    best = shares.argmax(1).tolist()
+    predictions = []
+    for text, b, row, encoding in zip(rows.texts, best, shares.tolist(), examples.encodings, strict=True):
+        scores = dict(zip(facts["labels"], row, strict=True))
+        first, second = both(text)
+        predictions.append(LabelPrediction(first, facts["labels"][b], row[b], scores, encoding.truncated, second))
+    return predictions
 
 
-def score(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> Scores:
-    """Score predicted label numbers (rows,) against gold ones (rows,)."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+def softmax(outputs: Outputs) -> np.ndarray:
+    """Return probabilities (rows, labels) of logits, float32."""
+    shares: np.ndarray = torch.from_numpy(np.stack(outputs)).softmax(1).numpy()
+    return shares
 
-    numbers = np.arange(len(labels))
-    precision, recall, f1, support = precision_recall_fscore_support(gold, predicted, labels=numbers, zero_division=0)
-    per_class = [
-        ClassScores(name, float(p), float(r), float(f), int(s))
-        for name, p, r, f, s in zip(labels, precision, recall, f1, support, strict=True)
-    ]
-    return Scores(
-        accuracy=float((gold == predicted).mean()),
-        macro_f1=float(np.mean(f1)),
-        per_class=per_class,
-        confusion=confusion_matrix(gold, predicted, labels=numbers).tolist(),
-        collapsed=len(set(predicted.tolist())) == 1 and len(set(gold.tolist())) > 1,
-    )
+
+TASK = Task(
+    name="classify",
+    read=read_texts,
+    facts=find_facts,
+    encode=encode,
+    model=make_model,
+    counts=pooled_counts,
+    sums=loss_sums,
+    outputs=pooled_outputs,
+    score=score,
+    predict=predict,
+    inputs=text_inputs,
+    rows=text_rows,
+    roles=(*TEXT_ROLES, "label"),
+    keys=lambda rows: rows.texts,
+    answers=lambda rows: rows.labels,
+    groups=lambda rows: rows.texts,
+    notes=cut_notes,
+)

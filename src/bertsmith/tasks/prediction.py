@@ -1,4 +1,4 @@
-"""What a model says about a text: one type for the command line, Python and services."""
+"""What models say about a text: plain values for the command line, Python and services."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LabelPrediction:
     """A label for a text, or for a pair of texts.
 
     Attributes:
@@ -28,12 +28,85 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; ``text_b`` only for a pair."""
-        pair = {} if self.text_b is None else {"text_b": self.text_b}
+        found = {"label": self.label, "score": self.score, "scores": dict(self.scores)}
+        return {**_texts(self.text, self.text_b), **found, "truncated": self.truncated}
+
+
+@dataclass(frozen=True)
+class LabelsPrediction:
+    """Any number of labels for a text or a pair.
+
+    Attributes:
+        text: as it was given; of a pair the first.
+        labels: those with a probability of one half or more; may be none.
+        scores: the probability of every label, each on its own.
+        truncated: tokens of the text that did not fit and were not seen.
+        text_b: the second text of a pair.
+    """
+
+    text: str
+    labels: tuple[str, ...]
+    scores: dict[str, float]
+    truncated: int = 0
+    text_b: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; ``text_b`` only for a pair."""
+        found = {"labels": list(self.labels), "scores": dict(self.scores)}
+        return {**_texts(self.text, self.text_b), **found, "truncated": self.truncated}
+
+
+@dataclass(frozen=True)
+class NumberPrediction:
+    """A number for a text or a pair.
+
+    Attributes:
+        text: as it was given; of a pair the first.
+        value: in the units of the training rows.
+        truncated: tokens of the text that did not fit and were not seen.
+        text_b: the second text of a pair.
+    """
+
+    text: str
+    value: float
+    truncated: int = 0
+    text_b: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; ``text_b`` only for a pair."""
+        return {**_texts(self.text, self.text_b), "value": self.value, "truncated": self.truncated}
+
+
+@dataclass(frozen=True)
+class ChoicePrediction:
+    """The likeliest of several endings of a context.
+
+    Attributes:
+        context: as it was given.
+        endings: as they were given.
+        choice: the number of the likeliest, from 0.
+        scores: the probability of each.
+        truncated: tokens that did not fit and were not seen, over all endings.
+    """
+
+    context: str
+    endings: tuple[str, ...]
+    choice: int
+    scores: tuple[float, ...]
+    truncated: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {
-            "text": self.text,
-            **pair,
-            "label": self.label,
-            "score": self.score,
-            "scores": dict(self.scores),
+            "context": self.context,
+            "endings": list(self.endings),
+            "choice": self.choice,
+            "ending": self.endings[self.choice],
+            "score": self.scores[self.choice],
+            "scores": list(self.scores),
             "truncated": self.truncated,
         }
+
+
+def _texts(text: str, text_b: str | None) -> dict[str, str]:
+    return {"text": text} if text_b is None else {"text": text, "text_b": text_b}

@@ -108,6 +108,8 @@ def load_optimizer(directory: Path, model: nn.Module, optimizer: torch.optim.Opt
     except (SafetensorError, OSError) as error:
         raise InputError(f"is not a readable state of the optimiser: {error}", path=path) from None
     for name, parameter in model.named_parameters():
+        if not any(f"{moment}:{name}" in tensors for moment in _MOMENTS):
+            continue  # frozen, or without a gradient so far
         state = {}
         for moment in _MOMENTS:
             tensor = tensors.get(f"{moment}:{name}")
@@ -122,13 +124,13 @@ class MetricsLog:
 
     Args:
         path: the file.
-        after_step: when a run goes on, lines of later steps are dropped first: they will come again.
+        keep: when a run goes on, which entries of before stay; the others will come again. By default none.
     """
 
-    def __init__(self, path: Path, after_step: int = 0) -> None:
+    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda entry: False) -> None:
         self._path = path
         if path.exists():
-            kept = [line for line in read_metrics(path) if line["step"] <= after_step and after_step]
+            kept = [entry for entry in read_metrics(path) if keep(entry)]
             files.write_text(path, "".join(_line(entry) for entry in kept))
         self._file: TextIO = path.open("a", encoding="utf-8")
 

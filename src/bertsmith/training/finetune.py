@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+import shutil
 import statistics
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from bertsmith import files
-from bertsmith.batch import Batch, by_token_budget
-from bertsmith.config import FinetuneSettings, ModelConfig
 from bertsmith.console import Log
 from bertsmith.errors import InputError
-from bertsmith.model.bert import Bert
-from bertsmith.model.heads import SequenceClassifier
 from bertsmith.model.weights import load_encoder, model_directory, read_info, save_model
-from bertsmith.tasks import classify
+from bertsmith.task_config import FinetuneSettings
+from bertsmith.tasks.by_name import TASKS
+from bertsmith.tasks.scores import Scores, spoken
+from bertsmith.tasks.task import source, split_rows
 from bertsmith.text.tokenizer import Tokenizer
-from bertsmith.training.checkpoint import MetricsLog
-from bertsmith.training.device import autocast, pick_device, pick_precision, set_threads
-from bertsmith.training.loop import Objective, Progress, StopRequest, dropout_seed, metrics_entry, train
-from bertsmith.training.optimizer import make_optimizer
+from bertsmith.training.checkpoint import CHECKPOINTS, MetricsLog, last_checkpoint
+from bertsmith.training.data_report import DataReport, describe_data
+from bertsmith.training.device import pick_device, pick_precision, set_threads
+from bertsmith.training.loop import StopRequest
 from bertsmith.training.report import finetuning_report
-from bertsmith.training.schedule import fixed
+from bertsmith.training.tuning import (
+    RunState,
+    SeedState,
+    Session,
+    TaskData,
+    chosen_metric,
+    load_run_state,
+    score_dev,
+    tune,
+)
 
-_EVALUATION_TOKENS = 4096
+# Settings that may differ between the first session of a run and its continuation.
+_FREE = ("resume", "quiet", "threads", "output")
+# What transformers calls those of our tasks that its class for sequences does not guess.
+_PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regress": "regression"}
 
 
 @dataclass(frozen=True)
@@ -47,35 +51,24 @@ class FinetuningResult:
     """
 
     output: Path
-    scores: classify.Scores
+    scores: Scores
     mean: dict[str, float]
     deviation: dict[str, float]
 
 
-@dataclass(frozen=True)
-class _SeedResult:
-    seed: int
-    best_epoch: float
-    scores: classify.Scores
-    weights: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _Data:
-    labels: tuple[str, ...]
-    train: classify.Examples
-    dev: classify.Examples
-
-
 def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningResult:
-    """Tune a classifier on training rows, choosing the best epoch by the dev metric, for one or more seeds.
+    """Tune a model on training rows, choosing the best epoch by the dev metric, for one or more seeds.
 
     The output directory gets the model of the best seed in model/, config.yaml, metrics.jsonl, scores.json
     and report.html.
 
+    Args:
+        settings: one of the tasks' own (ClassifySettings, ...).
+        log: what is said goes here.
+
     Raises:
         InputError: the model, the rows or the settings cannot be used; nothing is written then.
-        KeyboardInterrupt: stopped by the user; the same command starts over.
+        KeyboardInterrupt: stopped by the user; a checkpoint was written.
     """
     log = log or Log(settings.quiet)
     directory = model_directory(settings.model)
@@ -85,209 +78,151 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
             f"max_length {settings.max_length} is above the model's {config.max_position_embeddings} positions",
             path=directory,
         )
+    if settings.freeze_layers > config.num_hidden_layers:
+        raise InputError(f"freeze_layers {settings.freeze_layers}: the model has {config.num_hidden_layers} layers")
     tokenizer = Tokenizer.load(directory)
-    data = _read(settings, tokenizer, log)
+    data, report = _read(settings, tokenizer, log)
     device = pick_device(settings.device)
     threads = set_threads(settings.threads)
     dtype = pick_precision(settings.precision, device, config.hidden_size)
     encoder = None if settings.from_scratch else load_encoder(directory)
     with files.only_writer(settings.output), StopRequest() as stop:
-        if (settings.output / "model").exists():
-            raise InputError("holds a fine-tuned model already; choose another output directory", path=settings.output)
-        settings.write(settings.output / "config.yaml")
-        (settings.output / "metrics.jsonl").unlink(missing_ok=True)
-        log.say(
-            f"{len(data.train):,} training rows, {len(data.dev):,} dev rows, {len(data.labels)} labels; "
-            f"{device}, {str(dtype).removeprefix('torch.')}, {threads} threads"
-        )
-        results = []
-        with MetricsLog(settings.output / "metrics.jsonl") as metrics:
-            for seed in range(settings.seed, settings.seed + settings.seeds):
-                results.append(_tune(seed, settings, config, encoder, data, device, dtype, metrics, stop, log))
-        best = max(results, key=lambda r: (_metric(r.scores, settings.metric), -r.seed))
-        model = SequenceClassifier(config, len(data.labels))
-        model.load_state_dict(best.weights)
-        save_model(model, settings.output / "model", tokenizer, labels=data.labels, extras=_extras(settings))
-        return _finish(settings, data, results, best, log)
+        checkpoint = _check_output(settings, log)
+        run = load_run_state(checkpoint) if checkpoint else RunState([SeedState(settings.seed)])
+        log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {threads} threads")
+        with MetricsLog(settings.output / "metrics.jsonl", keep=lambda entry: _was_before(entry, run)) as metrics:
+            session = Session(settings, config, encoder, data, device, dtype, metrics, stop, log)
+            _tune_all(session, run, checkpoint)
+        return _finish(session, run, report, tokenizer)
 
 
-def _read(settings: FinetuneSettings, tokenizer: Tokenizer, log: Log) -> _Data:
-    def rows(path: Path, limit: int | None = None) -> classify.Rows:
-        return classify.read_examples(
-            path,
-            text=settings.text,
-            label=settings.label,
-            encoding=settings.encoding,
-            quoting=settings.quoting,
-            limit=limit,
-        )
+def resume_command(settings: FinetuneSettings) -> str:
+    """Return the command line that goes on with a run: the settings are in its directory."""
+    task: str = settings.task  # type: ignore[attr-defined]
+    return f"bertsmith finetune {task} --config {settings.output / 'config.yaml'} --resume"
 
-    train_rows, dev_rows = rows(settings.train, settings.limit), rows(settings.dev)
-    labels = classify.label_names(train_rows, dev_rows)
-    encoded = []
-    for rows_, name in ((train_rows, "training"), (dev_rows, "dev")):
-        examples = classify.encode_rows(rows_, labels, tokenizer, settings.max_length)
-        if examples.truncated:
-            log.warn(
-                f"{examples.truncated:,} of {len(examples):,} {name} texts are longer than {settings.max_length} "
-                "tokens and were cut at the end (--max-length)"
+
+def _read(settings: FinetuneSettings, tokenizer: Tokenizer, log: Log) -> tuple[TaskData, DataReport]:
+    task = TASKS[settings.task]  # type: ignore[attr-defined]
+    train_rows = task.read(source(settings, settings.train, task.roles, settings.limit))
+    if settings.dev is None:
+        train_rows, dev_rows = split_rows(task, train_rows, settings.dev_share, settings.seed)
+    else:
+        dev_rows = task.read(source(settings, settings.dev, task.roles))
+    facts = task.facts(train_rows, dev_rows, settings)
+    train, dev = (task.encode(rows, facts, tokenizer) for rows in (train_rows, dev_rows))
+    report = describe_data(task, train_rows, train, dev_rows, dev)
+    for name, rows, examples in (("training", train_rows, train), ("dev", dev_rows, dev)):
+        for note in task.notes(rows, examples, facts):
+            log.warn(f"{name} rows: {note}")
+    for warning in report.warnings():
+        log.warn(warning)
+    return TaskData(task, facts, train, dev, dev_rows), report
+
+
+def _check_output(settings: FinetuneSettings, log: Log) -> Path | None:
+    """Return the checkpoint to go on from, or None for a new run, whose settings are written down here."""
+    path = settings.output / "config.yaml"
+    if (settings.output / "model").exists():
+        raise InputError("holds a fine-tuned model already; choose another output directory", path=settings.output)
+    if path.exists() and settings.resume:
+        before = type(settings).from_yaml(path).model_dump(exclude=set(_FREE))
+        now = settings.model_dump(exclude=set(_FREE))
+        changed = [f"{name} was {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]
+        if changed:
+            raise InputError(
+                f"holds a run with another configuration: {'; '.join(changed)}. "
+                "Choose another output directory, or the same settings",
+                path=settings.output,
             )
-        encoded.append(examples)
-    return _Data(labels, *encoded)
-
-
-def _tune(
-    seed: int,
-    settings: FinetuneSettings,
-    config: ModelConfig,
-    encoder: Bert | None,
-    data: _Data,
-    device: torch.device,
-    dtype: torch.dtype,
-    metrics: MetricsLog,
-    stop: StopRequest,
-    log: Log,
-) -> _SeedResult:
-    """Tune with one seed and return the best epoch's weights and scores."""
-    torch.manual_seed(dropout_seed(seed, "initial weights"))
-    model = SequenceClassifier(config, len(data.labels))
-    if encoder is not None:
-        model.bert.load_state_dict(encoder.state_dict())
-    model.to(device)
-    steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
-    total = max(1, round(settings.epochs * steps_per_epoch))
-    progress = Progress(fixed(settings.learning_rate, settings.warmup, total))
-    steps = train(
-        model,
-        make_optimizer(model, settings),
-        progress,
-        _batches(data.train, settings.batch_size, seed),
-        _OBJECTIVE,
-        settings=settings,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-    )
-    best: _SeedResult | None = None
-    with log.progress(f"fine-tuning, seed {seed}", total, "steps") as advance:
-        for report in steps:
-            metrics.write({"seed": seed, **metrics_entry(report, progress)})
-            advance(1, loss=f"{report.loss:.3f}")
-            if stop.requested:
-                log.say("stopped; the same command starts over")
-                raise KeyboardInterrupt
-            if report.step % steps_per_epoch and report.step != total:
-                continue
-            epoch = report.step / steps_per_epoch
-            scores, loss = evaluate(model, data.dev, data.labels, device, dtype)
-            metrics.write(
-                {
-                    "seed": seed,
-                    "epoch": epoch,
-                    "step": report.step,
-                    "kind": "eval",
-                    "loss": loss,
-                    "accuracy": scores.accuracy,
-                    "macro_f1": scores.macro_f1,
-                }
-            )
-            log.say(
-                f"seed {seed}, epoch {epoch:g}: dev loss {loss:.3f}, "
-                f"accuracy {scores.accuracy:.1%}, macro F1 {scores.macro_f1:.3f}"
-            )
-            if best is None or _metric(scores, settings.metric) > _metric(best.scores, settings.metric):
-                weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-                best = _SeedResult(seed, epoch, scores, weights)
-    assert best is not None
-    if best.scores.collapsed:
-        log.warn(
-            f"seed {seed} collapsed: every dev row got the same label. "
-            "Try another seed, a lower learning rate, a longer warm-up or more epochs"
+        return last_checkpoint(settings.output, log)
+    others = [p.name for p in settings.output.iterdir() if p.name != files.LOCK]
+    if path.exists() and (settings.output / CHECKPOINTS).exists():
+        raise InputError(f"holds a run that was stopped; go on with: {resume_command(settings)}", path=settings.output)
+    if others and not path.exists():
+        raise InputError(
+            f"holds other files ({', '.join(sorted(others)[:3])}); choose a new directory", path=settings.output
         )
-    return best
+    settings.write(path)
+    return None
 
 
-def _batches(examples: classify.Examples, batch_size: int, seed: int) -> Iterator[list[Batch]]:
-    for epoch in itertools.count():
-        for numbers in classify.epoch_batches(len(examples), batch_size, seed, epoch):
-            yield [examples.batch(numbers)]
+def _was_before(entry: dict[str, Any], run: RunState) -> bool:
+    """Tell whether an entry of metrics.jsonl is from before the checkpoint."""
+    return any(entry["seed"] == state.seed and entry["step"] <= state.step for state in run.seeds)
 
 
-def _counts(batch: Batch) -> dict[str, int]:
-    return {"loss": batch.num_sequences}
+def _tune_all(session: Session, run: RunState, checkpoint: Path | None) -> None:
+    """Tune with every seed that is not done yet.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it, after a checkpoint was written.
+    """
+    settings = session.settings
+    while True:
+        if not tune(session, run, checkpoint):
+            session.log.say("stopped; the checkpoint is whole. Go on with:")
+            session.log.say(f"  {resume_command(settings)}")
+            raise KeyboardInterrupt
+        if run.seeds[-1] is _best(run, chosen_metric(settings, run.seeds[-1].metrics)):
+            run.best = run.current
+        run.current, checkpoint = {}, None
+        if len(run.seeds) == settings.seeds:
+            return
+        run.seeds.append(SeedState(run.seeds[-1].seed + 1))
 
 
-def _sums(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    assert batch.labels is not None
-    return {"loss": F.cross_entropy(model(batch).float(), batch.labels, reduction="sum")}
+def _best(run: RunState, metric: str) -> SeedState:
+    return max(run.seeds, key=lambda s: (s.metrics[metric], -s.seed))
 
 
-_OBJECTIVE = Objective(_counts, _sums)
-
-
-@torch.no_grad()
-def evaluate(
-    model: SequenceClassifier,
-    examples: classify.Examples,
-    labels: tuple[str, ...],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[classify.Scores, float]:
-    """Return the scores and the mean cross entropy (nats) over labelled examples, without dropout."""
-    model.eval()
-    logits = torch.empty(len(examples), len(labels))
-    for numbers in by_token_budget([len(ids) for ids in examples.token_ids], _EVALUATION_TOKENS):
-        with autocast(dtype, device):
-            logits[numbers] = model(examples.batch(np.array(numbers)).to(device)).float().cpu()
-    gold = torch.from_numpy(examples.label_ids)
-    loss = float(F.cross_entropy(logits, gold))
-    return classify.score(gold.numpy(), logits.argmax(1).numpy(), labels), loss
-
-
-def _metric(scores: classify.Scores, name: str) -> float:
-    value: float = getattr(scores, name)
-    return value
-
-
-def _extras(settings: FinetuneSettings) -> dict[str, Any]:
-    return {"task": settings.task, "text": settings.text, "label": settings.label, "max_length": settings.max_length}
-
-
-def _finish(
-    settings: FinetuneSettings, data: _Data, results: list[_SeedResult], best: _SeedResult, log: Log
-) -> FinetuningResult:
-    """Write scores.json and the report, and say what came out."""
-    names = ("accuracy", "macro_f1")
-    values = {name: [_metric(r.scores, name) for r in results] for name in names}
+def _finish(session: Session, run: RunState, report: DataReport, tokenizer: Tokenizer) -> FinetuningResult:
+    """Write the model, scores.json and the report, and say what came out."""
+    settings, data, log = session.settings, session.data, session.log
+    metric = chosen_metric(settings, run.seeds[0].metrics)
+    best = _best(run, metric)
+    model = data.task.model(session.config, data.facts)
+    model.load_state_dict(run.best)
+    facts = data.facts | best.tuned
+    scores = score_dev(session, model.to(session.device))
+    values = {name: [seed.metrics[name] for seed in run.seeds] for name in scores.metrics}
     mean = {name: statistics.fmean(v) for name, v in values.items()}
     deviation = {name: statistics.stdev(v) if len(v) > 1 else 0.0 for name, v in values.items()}
-    majority = np.bincount(data.train.label_ids).argmax()
     files.write_json(
         settings.output / "scores.json",
         {
-            "task": settings.task,
-            "metric": settings.metric,
-            "labels": list(data.labels),
-            "seeds": [
-                {"seed": r.seed, "best_epoch": r.best_epoch, **{n: _metric(r.scores, n) for n in names}}
-                for r in results
-            ],
+            "task": data.task.name,
+            "metric": metric,
+            "seeds": [{"seed": s.seed, "best_epoch": s.best_epoch, **s.metrics} for s in run.seeds],
             "mean": mean,
             "deviation": deviation,
-            "per_class": [asdict(row) for row in best.scores.per_class],
-            "confusion": best.scores.confusion,
-            "majority_accuracy": float((data.dev.label_ids == majority).mean()),
-            "train_rows": len(data.train),
-            "dev_rows": len(data.dev),
-            "truncated": {"train": data.train.truncated, "dev": data.dev.truncated},
+            **scores_json(scores),
+            "data": asdict(report),
         },
     )
-    report = finetuning_report(settings.output)
+    # The model comes last: with it the run is finished.
+    save_model(
+        model,
+        settings.output / "model",
+        tokenizer,
+        labels=tuple(facts.get("labels", ())),
+        extras={"task": data.task.name, "facts": facts},
+        problem_type=_PROBLEM_TYPES.get(data.task.name),
+    )
+    shutil.rmtree(settings.output / CHECKPOINTS, ignore_errors=True)
+    page = finetuning_report(settings.output)
     log.say(f"best epoch {best.best_epoch:g} of seed {best.seed}:")
-    log.say(best.scores.table())
-    if len(results) > 1:
-        spread = ", ".join(f"{n.replace('_', ' ')} {mean[n]:.3f} ± {deviation[n]:.3f}" for n in names)
-        log.say(f"over {len(results)} seeds: {spread}")
-    log.say(f"model: {settings.output / 'model'}   report: {report}")
+    log.say(scores.text())
+    if len(run.seeds) > 1:
+        spread = ", ".join(f"{spoken(name)} {mean[name]:.3f} ± {deviation[name]:.3f}" for name in mean)
+        log.say(f"over {len(run.seeds)} seeds: {spread}")
+    log.say(f"model: {settings.output / 'model'}   report: {page}")
     log.say(f"next: bertsmith predict {settings.output} --input FILE -o predictions.jsonl")
-    return FinetuningResult(settings.output, best.scores, mean, deviation)
+    return FinetuningResult(settings.output, scores, mean, deviation)
+
+
+def scores_json(scores: Scores) -> dict[str, Any]:
+    """Return scores as JSON values."""
+    values = asdict(scores)
+    values["labels"] = list(scores.labels)
+    return values

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from bertsmith.config import OptimizerSettings
+from bertsmith.task_config import FinetuneSettings
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
@@ -22,13 +23,50 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, settings.adam_beta2), eps=1e-6, fused=True)
 
 
+def make_finetuning_optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.AdamW:
+    """Return AdamW for a model with ``bert`` inside, lower layers slower or frozen as the settings say.
+
+    With ``layer_decay`` d the output layer learns at the full rate, the top layer at d, the one below at d^2 and
+    so on down to the embeddings. Frozen parameters no longer ask for gradients.
+    """
+    depth: int = len(model.bert.layers)  # type: ignore[arg-type, union-attr]
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        height = _height(name, depth)
+        if settings.freeze_layers and height < settings.freeze_layers:
+            parameter.requires_grad_(False)
+        else:
+            groups.setdefault((height, parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": settings.weight_decay if is_matrix else 0.0,
+                "scale": settings.layer_decay ** (depth - height),
+            }
+            for (height, is_matrix), parameters in groups.items()
+        ],
+        lr=0.0,
+        betas=(0.9, settings.adam_beta2),
+        eps=1e-6,
+        fused=True,
+    )
+
+
+def _height(name: str, depth: int) -> int:
+    """Return -1 for the embeddings, a layer's number, or the number of layers for what stands above them."""
+    if name.startswith("bert.embeddings."):
+        return -1
+    return int(name.split(".")[2]) if name.startswith("bert.layers.") else depth
+
+
 def apply_gradients(
     model: nn.Module, optimizer: torch.optim.Optimizer, learning_rate: float, max_grad_norm: float
 ) -> float:
     """Clip the gradients to a global norm, make one step, clear them; return the norm before clipping."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("scale", 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(norm)

@@ -242,7 +242,8 @@ def _say_start(run: _Run, threads: int) -> None:
 def _train(run: _Run, stop: StopRequest, started: float) -> Evaluation | None:
     """Train to the schedule's end and return the last evaluation, or None when the user stopped the run."""
     settings, progress, log = run.settings, run.progress, run.log
-    metrics = MetricsLog(settings.output / "metrics.jsonl", after_step=progress.step)
+    done = progress.step
+    metrics = MetricsLog(settings.output / "metrics.jsonl", keep=lambda entry: done > 0 and entry["step"] <= done)
 
     evaluation_started = time.monotonic()
     latest = _evaluate(run, metrics) if progress.step == 0 else None
@@ -260,7 +261,7 @@ def _train(run: _Run, stop: StopRequest, started: float) -> Evaluation | None:
     smoothed = math.nan
     with (
         metrics,
-        log.progress("pre-training", (total - progress.step) * run.sampler.tokens_per_step, "tokens") as advance,
+        log.progress("pre-training", (total - done) * run.sampler.tokens_per_step, "tokens") as advance,
         batches as prepared,
     ):
         steps = train(
@@ -277,8 +278,15 @@ def _train(run: _Run, stop: StopRequest, started: float) -> Evaluation | None:
         for report in steps:
             smoothed = report.loss if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * report.loss
             metrics.write(metrics_entry(report, progress))
-            advance(report.tokens, loss=f"{smoothed:.3f}", step=f"{report.step:,}/{progress.schedule.total_steps:,}")
-            last = report.step >= progress.schedule.total_steps
+            total = progress.schedule.total_steps
+            advance(
+                report.tokens,
+                # A budget changes the number of steps as it learns the machine's speed.
+                total=(total - done) * run.sampler.tokens_per_step,
+                loss=f"{smoothed:.3f}",
+                step=f"{report.step:,}/{total:,}",
+            )
+            last = report.step >= total
             if report.step % every == 0 or last:
                 latest = _evaluate(run, metrics)
                 log.say(f"step {report.step:,}: {_figures(latest)}")

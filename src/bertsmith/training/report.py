@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bertsmith import files
 from bertsmith.config import read_yaml
+from bertsmith.tasks.scores import spoken
 from bertsmith.training.checkpoint import read_metrics
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MAX_POINTS = 800
+_MAX_SHOWN = 600
+_MAX_ANSWERS = 40
 
 Points = Sequence[tuple[float, float]]
 
@@ -165,40 +168,80 @@ def finetuning_sections(directory: Path) -> list[Section]:
     """Return the sections of a fine-tuning run from its scores.json, metrics.jsonl and config.yaml."""
     scores = files.read_json(directory / "scores.json", what="the scores of a fine-tuning run")
     entries = read_metrics(directory / "metrics.jsonl")
-    mean, deviation = scores["mean"], scores["deviation"]
-    rows: list[tuple[object, ...]] = [
-        ("accuracy", mean["accuracy"], deviation["accuracy"]),
-        ("macro F1", mean["macro_f1"], deviation["macro_f1"]),
-        ("accuracy of the most frequent label", scores["majority_accuracy"], ""),
-    ]
-    facts = (
-        f"{len(scores['seeds'])} seed(s); {scores['train_rows']:,} training rows, {scores['dev_rows']:,} dev rows; "
-        f"texts cut at the length limit: {scores['truncated']['train']:,} in training, "
-        f"{scores['truncated']['dev']:,} in dev. The table and the matrix are the kept model's, on dev."
-    )
+    mean, deviation, metric = scores["mean"], scores["deviation"], scores["metric"]
+    rows = [(spoken(name), mean[name], deviation[name]) for name in mean]
     curves: dict[str, Points] = {}
+    losses: dict[str, Points] = {}
     for seed in scores["seeds"]:
-        evaluations = [e for e in entries if e["kind"] == "eval" and e["seed"] == seed["seed"]]
-        curves[f"seed {seed['seed']}"] = [(e["epoch"], e[scores["metric"]]) for e in evaluations]
-    losses = {
-        f"seed {s['seed']}": _smooth([e for e in entries if e["kind"] == "train" and e["seed"] == s["seed"]], "loss")
-        for s in scores["seeds"]
-    }
-    per_class = [(c["label"], c["precision"], c["recall"], c["f1"], c["support"]) for c in scores["per_class"]]
+        own = [e for e in entries if e["seed"] == seed["seed"]]
+        curves[f"seed {seed['seed']}"] = [(e["epoch"], e[metric]) for e in own if e["kind"] == "eval"]
+        losses[f"seed {seed['seed']}"] = _smooth([e for e in own if e["kind"] == "train"], "loss")
+    facts = f"{len(scores['seeds'])} seed(s); what follows is the kept model's, on dev."
     settings = read_yaml(directory / "config.yaml")
     return [
         Section("What came out", [table(("on dev", "mean", "deviation"), rows), paragraph(facts)]),
-        Section("Per label", [table(("label", "precision", "recall", "F1", "rows"), per_class)]),
-        Section("Confusion matrix", [confusion_table(scores["confusion"], scores["labels"])]),
+        *score_sections(scores),
         Section(
             "Curves",
             [
-                line_chart(curves, "epoch", f"dev {scores['metric']}"),
-                line_chart(losses, "step", "training loss, smoothed (nats)"),
+                line_chart(curves, "epoch", f"dev {spoken(metric)}"),
+                line_chart(losses, "step", "training loss, smoothed"),
             ],
         ),
+        _data_section(scores["data"]),
         Section("Settings", [table(("setting", "value"), [(k, str(v)) for k, v in settings.items()])]),
     ]
+
+
+def score_sections(scores: Mapping[str, Any]) -> list[Section]:
+    """Return the sections of scores as they stand in scores.json: details, confusion, worst errors."""
+    sections = [Section(t["title"], [table(t["columns"], t["rows"])]) for t in scores["tables"]]
+    if scores["confusion"]:
+        sections.append(Section("Confusion matrix", [confusion_table(scores["confusion"], scores["labels"])]))
+    if scores["mistakes"]:
+        rows = [
+            (m["line"], highlighted(m["text"], m["spans"]), m["gold"], m["predicted"], m["confidence"])
+            for m in scores["mistakes"]
+        ]
+        sections.append(Section("Worst errors", [table(("line", "text", "right", "predicted", "confidence"), rows)]))
+    return sections
+
+
+def highlighted(text: str, spans: Sequence[Sequence[Any]]) -> Markup:
+    """Return a text with its spans (start, end, kind) marked; of overlapping ones the first is shown."""
+    parts, at = [], 0
+    for start, end, kind in sorted(map(tuple, spans)):
+        if start >= at:
+            parts += [escape(text[at:start]), Markup('<mark class="{}">{}</mark>').format(kind, text[start:end])]
+            at = end
+    shown = text if len(text) <= _MAX_SHOWN or spans else text[:_MAX_SHOWN] + " ..."
+    return Markup("").join([*parts, escape(shown[at:])])
+
+
+def _data_section(data: Mapping[str, Any]) -> Section:
+    """Return what the rows look like: sizes, lengths, answers, repetitions."""
+    splits = (data["train"], data["dev"])
+    rows: list[tuple[object, ...]] = [
+        (name, *(split[key] for split in splits))
+        for name, key in (
+            ("rows", "rows"),
+            ("examples for the encoder", "examples"),
+            ("rows cut at the length limit", "truncated"),
+            ("longest example, tokens", "max_length"),
+        )
+    ]
+    before = 0
+    for n, (limit, _) in enumerate(splits[0]["lengths"]):
+        name = f"{before + 1} to {limit} tokens" if limit else f"more than {before} tokens"
+        rows.append((name, *(split["lengths"][n][1] for split in splits)))
+        before = limit
+    blocks = [table(("", "training", "dev"), rows)]
+    if splits[0]["answers"]:
+        dev = dict(splits[1]["answers"])
+        answers = [(name, count, dev.get(name, 0)) for name, count in splits[0]["answers"][:_MAX_ANSWERS]]
+        blocks.append(table(("answer", "training", "dev"), answers))
+    same = f"{data['repeated']:,} training rows repeat another one; {data['shared']:,} dev rows stand in training too."
+    return Section("Data", [*blocks, paragraph(same)])
 
 
 def finetuning_report(directory: Path) -> Path:
@@ -220,3 +263,10 @@ def _shown(cell: object) -> str:
     if isinstance(cell, float):
         return f"{cell:,.3f}"
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
+def evaluation_report(directory: Path, scores: Mapping[str, Any]) -> Path:
+    """Write DIR/report.html for scores of a model on other rows."""
+    rows = [(spoken(name), value) for name, value in scores["metrics"].items()]
+    sections = [Section("What came out", [table(("", "value"), rows)]), *score_sections(scores)]
+    return write_report(directory / "report.html", "Evaluation", str(scores["input"]), sections)

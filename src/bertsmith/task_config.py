@@ -1,0 +1,177 @@
+"""What a user may set of fine-tuning, a model per task, and of what comes after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from bertsmith.config import Configuration, OptimizerSettings, argument, output, task_name
+
+
+class FinetuneSettings(OptimizerSettings):
+    """``bertsmith finetune``: a new output layer, all weights tuned. What all tasks share."""
+
+    model: Path = argument("A pre-training run, or a BERT directory in the transformers layout.")
+    train: Path = Field(description="Rows to train on.")
+    dev: Path | None = Field(
+        None, description="Rows that choose the best epoch and give the score; by default a share of --train."
+    )
+    dev_share: float = Field(0.1, gt=0, lt=1, description="The share of --train that is held out without --dev.")
+    encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
+    quoting: Literal["auto", "none"] = Field(
+        "auto",
+        description="Whether quotes enclose fields in csv/tsv; auto: in csv always, in tsv when they balance.",
+    )
+    output: Path = output("The directory to write the tuned model to.")
+    max_length: int = Field(128, ge=3, description="Longest sequence in tokens; longer texts are cut and counted.")
+    epochs: float = Field(3, gt=0, description="Passes over the training rows.")
+    batch_size: int = Field(32, ge=1, description="Examples in a step.")
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Each layer's learning rate is that of the layer above it times this."
+    )
+    freeze_layers: int = Field(0, ge=0, description="The embeddings and so many lower layers keep their weights.")
+    patience: int | None = Field(None, ge=1, description="Stop after so many epochs without a better dev metric.")
+    seeds: int = Field(
+        1,
+        ge=1,
+        description="Runs with different seeds; their mean and deviation are given, the best is kept.",
+    )
+    from_scratch: bool = Field(
+        False, description="Start the same network from random weights, to see what pre-training is worth."
+    )
+    limit: int | None = Field(None, ge=1, description="Use only the first so many training rows.")
+    resume: bool = Field(False, description="Go on with a run that was stopped.")
+
+
+class ClassifySettings(FinetuneSettings):
+    """``bertsmith finetune classify``: one label for a text or a pair of texts."""
+
+    task: Literal["classify"] = task_name("classify")
+    text: str = Field("text", description="Column with the text.")
+    text_b: str | None = Field(None, description="Column with the second text, if rows are pairs.")
+    label: str = Field("label", description="Column with the label.")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: rare labels weigh more in the loss, inversely to their frequency."
+    )
+    metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="Dev metric that chooses the best epoch.")
+
+
+class MultilabelSettings(FinetuneSettings):
+    """``bertsmith finetune multilabel``: any number of labels for a text or a pair of texts."""
+
+    task: Literal["multilabel"] = task_name("multilabel")
+    text: str = Field("text", description="Column with the text.")
+    text_b: str | None = Field(None, description="Column with the second text, if rows are pairs.")
+    label: str = Field("label", description="Column with the labels; empty for none.")
+    separator: str = Field("|", min_length=1, description="What stands between labels in a cell.")
+    metric: Literal["macro_f1", "micro_f1", "exact_match"] = Field(
+        "macro_f1", description="Dev metric that chooses the best epoch."
+    )
+
+
+class RegressSettings(FinetuneSettings):
+    """``bertsmith finetune regress``: a number for a text or a pair of texts."""
+
+    task: Literal["regress"] = task_name("regress")
+    text: str = Field("text", description="Column with the text.")
+    text_b: str | None = Field(None, description="Column with the second text, if rows are pairs.")
+    label: str = Field("label", description="Column with the number.")
+    metric: Literal["spearman", "pearson"] = Field("spearman", description="Dev metric that chooses the best epoch.")
+
+
+class ChooseSettings(FinetuneSettings):
+    """``bertsmith finetune choose``: which of several endings follows a context."""
+
+    task: Literal["choose"] = task_name("choose")
+    context: str = Field("context", description="Column with the context or question.")
+    endings: str = Field(
+        "ending0,ending1,ending2,ending3", description="Columns with the endings, commas between their names."
+    )
+    label: str = Field(
+        "label", description="Column with the right ending: its number from 0, its column's name or its text."
+    )
+    metric: Literal["accuracy"] = Field("accuracy", description="Dev metric that chooses the best epoch.")
+
+
+class QaSettings(FinetuneSettings):
+    """``bertsmith finetune qa``: which part of a context answers a question, if any does."""
+
+    task: Literal["qa"] = task_name("qa")
+    question: str = Field("question", description="Column with the question (tables; SQuAD's JSON has no columns).")
+    context: str = Field("context", description="Column with the context.")
+    answer: str = Field("answer", description="Column with the answer; empty where the context has none.")
+    start: str | None = Field(
+        None, description="Column with the answer's first character, from 0; without it answers are looked for."
+    )
+    id: str | None = Field(None, description="Column with the question's name; by default its line.")
+    group: str | None = Field(None, description="Column with what must not be split between training and dev.")
+    language: Literal["auto", "en", "ko"] = Field(
+        "auto", description="How F1 is counted: over words as SQuAD does, or over characters as KorQuAD does."
+    )
+    max_length: int = Field(384, ge=16, description="Longest window of question and context in tokens.")
+    stride: int = Field(128, ge=1, description="Tokens by which one window of a long context is after the one before.")
+    max_query_length: int = Field(64, ge=1, description="Longest question in tokens; longer ones are cut and counted.")
+    max_answer_length: int = Field(30, ge=1, description="Longest answer in tokens.")
+    n_best: int = Field(20, ge=1, description="How many answers are kept beside the best one.")
+    metric: Literal["f1", "exact_match"] = Field("f1", description="Dev metric that chooses the best epoch.")
+
+
+class TagSettings(FinetuneSettings):
+    """``bertsmith finetune tag``: a tag for every word or character (entities, parts of speech)."""
+
+    task: Literal["tag"] = task_name("tag")
+    format: Literal["auto", "conll", "conllu", "characters", "jsonl"] = Field(
+        "auto",
+        description="conll: columns, a word a line; conllu: CoNLL-U; characters: a character a line; jsonl: text and "
+        "spans; auto goes by the file's ending and its first lines.",
+    )
+    tags: str | None = Field(
+        None,
+        description="Where the tags are: a column's number from 2 (conll, by default the last), UPOS or XPOS (conllu), "
+        "or the field with the spans (jsonl).",
+    )
+    overlap: int = Field(32, ge=0, description="Tokens that the windows of a long sentence share.")
+    metric: Literal["f1", "accuracy", "macro_f1"] | None = Field(
+        None, description="Dev metric that chooses the best epoch; by default f1 of entities, accuracy of plain tags."
+    )
+
+
+class EvaluateSettings(Configuration):
+    """``bertsmith evaluate``: a fine-tuned model's scores on labelled rows."""
+
+    model: Path = argument("A fine-tuned model's directory.")
+    input: Path = Field(description="Labelled rows with the columns that the model was tuned with.")
+    output: Path | None = Field(
+        None, description="A directory to write scores.json and report.html to.", json_schema_extra={"flag": "-o"}
+    )
+    columns: str | None = Field(
+        None, description="Other names of columns, as role=name with commas between (text=document,label=stars)."
+    )
+    encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
+    quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
+    device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
+    quiet: bool = Field(False, description="Say nothing but warnings and the result.")
+
+
+class PredictSettings(Configuration):
+    """``bertsmith predict``: labels for new rows."""
+
+    model: Path = argument("A fine-tuned model's directory.")
+    input: Path = Field(
+        description="Rows (csv, tsv, jsonl, parquet), or txt with one text a line; - reads lines from stdin."
+    )
+    output: Path | None = Field(
+        None,
+        description="A jsonl file to write; standard output if left out.",
+        json_schema_extra={"flag": "-o"},
+    )
+    columns: str | None = Field(
+        None, description="Other names of columns, as role=name with commas between (text=document,text_b=title)."
+    )
+    encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
+    quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
+    device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
+    quiet: bool = Field(False, description="Say nothing but warnings and the result.")

@@ -1,0 +1,48 @@
+"""The tasks by their names, and the task of a model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bertsmith.errors import InputError
+from bertsmith.model.weights import ModelInfo
+from bertsmith.tasks import choose, classify, multilabel, qa, regress, tag
+from bertsmith.tasks.task import Facts, Task
+
+_ALL = (classify.TASK, multilabel.TASK, regress.TASK, choose.TASK, qa.TASK, tag.TASK)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+
+
+def task_of(info: ModelInfo, directory: Path) -> tuple[Task, Facts]:
+    """Return the task that a model was tuned for and what it remembers of it.
+
+    A published model says less: it is taken for what its class and its label names mean, with columns of the usual
+    names and its full length.
+
+    Raises:
+        InputError: the model was not tuned for a task of ours, or what it remembers is damaged.
+    """
+    name = info.extras.get("task")
+    positions = info.config.max_position_embeddings
+    if name in TASKS:
+        facts = info.extras.get("facts")
+        if not isinstance(facts, dict) or not isinstance(facts.get("max_length"), int) or "columns" not in facts:
+            raise InputError("config.json says the task but not what the model remembers of it", path=directory)
+        return TASKS[name], {**facts, "max_length": min(facts["max_length"], positions)}
+    if info.architecture == "BertForSequenceClassification" and info.labels:
+        facts = {"labels": list(info.labels), "columns": {"text": "text", "label": "label"}, "max_length": positions}
+        facts["published"] = True
+        if info.problem_type == "multi_label_classification":
+            return multilabel.TASK, facts | {"separator": "|"}
+        if len(info.labels) == 1:
+            return regress.TASK, facts | {"mean": 0.0, "deviation": 1.0}
+        return classify.TASK, facts
+    if info.architecture == "BertForQuestionAnswering":
+        defaults = qa.DEFAULTS | {"max_length": min(qa.DEFAULTS["max_length"], positions)}
+        return qa.TASK, defaults | {"columns": dict(qa.COLUMNS)}
+    if info.architecture == "BertForTokenClassification" and info.labels:
+        return tag.TASK, tag.published_facts(info.labels, positions)
+    raise InputError(
+        "is not a fine-tuned model; make one with: bertsmith finetune classify MODEL --train F --dev F -o DIR",
+        path=directory,
+    )

@@ -1,0 +1,260 @@
+"""Multiple choice (section 4.4): which of n endings follows a context? One score a (context, ending) pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertsmith.batch import Batch, pack
+from bertsmith.config import ModelConfig
+from bertsmith.errors import InputError
+from bertsmith.model.heads import MultipleChoiceModel
+from bertsmith.task_config import ChooseSettings
+from bertsmith.tasks.prediction import ChoicePrediction
+from bertsmith.tasks.scores import WORST, Mistake, Scores, ScoreTable
+from bertsmith.tasks.task import Facts, Outputs, Source, Task
+from bertsmith.tasks.texts import cut_notes, read_cells
+from bertsmith.text.tables import column, read_table
+from bertsmith.text.tokenizer import Encoding, Tokenizer
+
+
+@dataclass(frozen=True)
+class ChoiceRows:
+    """Questions as they were read.
+
+    Attributes:
+        contexts: what comes before, or the question.
+        endings: n for each row.
+        gold: the number of the right ending, from 0; empty for rows without labels.
+        lines: where each stands in the file.
+        source: the file.
+        names: the columns of the endings, for messages.
+    """
+
+    contexts: list[str]
+    endings: list[tuple[str, ...]]
+    gold: list[int]
+    lines: list[int]
+    source: Path
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChoiceExamples:
+    """Rows as the encoder gets them: n sequences ``[CLS] context [SEP] ending [SEP]`` a row.
+
+    Attributes:
+        encodings: n a row.
+        gold: (rows,) int64, or None.
+    """
+
+    encodings: list[list[Encoding]]
+    gold: Tensor | None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of all endings of a row together."""
+        return [sum(len(e.ids) for e in row) for row in self.encodings]
+
+    @property
+    def truncated(self) -> int:
+        """Rows of which something was cut."""
+        return sum(any(e.truncated for e in row) for row in self.encodings)
+
+    def batch(self, numbers: Sequence[int] | np.ndarray) -> Batch:
+        """Return some rows as a batch of n times as many sequences."""
+        chosen = [e for number in numbers for e in self.encodings[int(number)]]
+        batch = pack([e.ids for e in chosen], [e.segment_ids for e in chosen])
+        if self.gold is None:
+            return batch
+        return replace(batch, labels=self.gold[torch.as_tensor(np.asarray(numbers), dtype=torch.int64)])
+
+
+def read(source: Source) -> ChoiceRows:
+    """Read context, endings and the right one, given as its number from 0, its column's name or its text.
+
+    Raises:
+        InputError: the file or a column cannot be used, an ending is missing, or the right one is none of them.
+    """
+    names = tuple(source.columns["endings"].split(","))
+    context, label = source.columns["context"], source.columns["label"]
+    table = read_table(
+        source.path, encoding=source.encoding, quoting=source.quoting, only=[context, *dict.fromkeys(names), label]
+    )
+    contexts = column(table, context)[: source.limit]
+    endings = list(zip(*(column(table, name)[: source.limit] for name in names), strict=True))
+    gold = []
+    cells = column(table, label)[: source.limit]
+    for line, text, row, cell in zip(table.lines, contexts, endings, cells, strict=False):
+        _check(source.path, line, context, text, names, row)
+        gold.append(_number(cell.strip(), names, row, label, source.path, line))
+    return ChoiceRows(contexts, endings, gold, table.lines[: len(gold)], source.path, names)
+
+
+def _check(path: Path, line: int, context: str, text: str, names: Sequence[str], endings: Sequence[str]) -> None:
+    for name, cell in ((context, text), *zip(names, endings, strict=True)):
+        if not cell.strip():
+            raise InputError(f"column {name!r} is empty; expected a text", path=path, line=line)
+
+
+def _number(cell: str, names: tuple[str, ...], endings: tuple[str, ...], label: str, path: Path, line: int) -> int:
+    if cell in names:
+        return names.index(cell)
+    if cell.isascii() and cell.isdigit() and int(cell) < len(names):
+        return int(cell)
+    if endings.count(cell) == 1:
+        return endings.index(cell)
+    raise InputError(
+        f"column {label!r} is {cell!r}; expected a number from 0 to {len(names) - 1}, one of the columns "
+        f"{', '.join(names)}, or the text of one ending",
+        path=path,
+        line=line,
+    )
+
+
+def find_facts(train: ChoiceRows, dev: ChoiceRows, settings: ChooseSettings) -> Facts:
+    """Return the columns, the number of endings and the length limit.
+
+    Raises:
+        InputError: fewer than two endings, or every row has the same answer.
+    """
+    if len(train.names) < 2:
+        raise InputError(f"--endings names {len(train.names)} column; expected two or more with commas between them")
+    if len(set(train.gold)) < 2:
+        raise InputError(f"in every row ending {train.gold[0]} is right; expected different answers", path=train.source)
+    columns = {"context": settings.context, "endings": settings.endings, "label": settings.label}
+    return {"columns": columns, "choices": len(train.names), "max_length": settings.max_length}
+
+
+def encode(rows: ChoiceRows, facts: Facts, tokenizer: Tokenizer) -> ChoiceExamples:
+    """Encode each ending as a pair with its context."""
+    pairs = [(context, ending) for context, row in zip(rows.contexts, rows.endings, strict=True) for ending in row]
+    encoded = iter(tokenizer.encode_batch(pairs, facts["max_length"]))
+    gold = torch.tensor(rows.gold) if rows.gold else None
+    return ChoiceExamples([[next(encoded) for _ in row] for row in rows.endings], gold)
+
+
+def make_model(config: ModelConfig, facts: Facts) -> MultipleChoiceModel:
+    """Return a model with a fresh output layer of one score."""
+    return MultipleChoiceModel(config)
+
+
+def loss_counts(batch: Batch) -> dict[str, int]:
+    """Return how many rows a batch holds."""
+    assert batch.labels is not None
+    return {"loss": len(batch.labels)}
+
+
+def loss_sums(model: nn.Module, batch: Batch, facts: Facts) -> dict[str, Tensor]:
+    """Return the summed cross entropy (nats) over the endings of each row."""
+    assert batch.labels is not None
+    scores = model(batch).float().view(len(batch.labels), -1)
+    return {"loss": F.cross_entropy(scores, batch.labels, reduction="sum")}
+
+
+def cut_outputs(logits: Tensor, batch: Batch, facts: Facts) -> Outputs:
+    """Cut scores (N, 1) into an array (choices,) a row."""
+    return list(logits.detach().float().cpu().numpy().reshape(-1, facts["choices"]))
+
+
+def score(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: Facts) -> Scores:
+    """Return the accuracy; chance and the commonest answer stand in a table."""
+    shares = _shares(outputs)
+    gold, predicted = np.array(rows.gold), shares.argmax(1)
+    wrong = np.flatnonzero(gold != predicted)
+    worst = wrong[np.argsort(-shares[wrong, predicted[wrong]], kind="stable")][:WORST].tolist()
+    commonest = float(np.bincount(gold).max() / len(gold))
+    accuracy = float((gold == predicted).mean())
+    table = ScoreTable(
+        "Accuracy",
+        ("", "accuracy"),
+        [("this model", accuracy), ("always the commonest place", commonest), ("chance", 1 / facts["choices"])],
+    )
+    return Scores(
+        metrics={"accuracy": accuracy},
+        tables=(table,),
+        collapsed=len(set(predicted.tolist())) == 1 and len(set(rows.gold)) > 1,
+        mistakes=tuple(
+            Mistake(
+                rows.contexts[n],
+                rows.endings[n][gold[n]],
+                rows.endings[n][predicted[n]],
+                float(shares[n, predicted[n]]),
+                rows.lines[n],
+            )
+            for n in worst
+        ),
+    )
+
+
+def predict(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: Facts) -> list[ChoicePrediction]:
+    """Return the likeliest ending of each row, with the probabilities of all."""
+    shares = _shares(outputs)
+    return [
+        ChoicePrediction(context, endings, int(row.argmax()), tuple(row.tolist()), sum(e.truncated for e in encodings))
+        for context, endings, row, encodings in zip(
+            rows.contexts, rows.endings, shares, examples.encodings, strict=True
+        )
+    ]
+
+
+def _shares(outputs: Outputs) -> np.ndarray:
+    shares: np.ndarray = torch.from_numpy(np.stack(outputs)).softmax(1).numpy()
+    return shares
+
+
+def inputs(source: Source, facts: Facts) -> Iterator[tuple[int, tuple[str, tuple[str, ...]]]]:
+    """Yield (line, (context, endings)) of a table.
+
+    Raises:
+        InputError: the file is not a table, a column is missing, or a cell is empty.
+    """
+    names = tuple(source.columns["endings"].split(","))
+    for line, cells in read_cells(source, [source.columns["context"], *names]):
+        _check(source.path, line, source.columns["context"], cells[0], names, cells[1:])
+        yield line, (cells[0], cells[1:])
+
+
+def rows_of(given: Sequence[tuple[int, object]], facts: Facts) -> ChoiceRows:
+    """Return (context, endings) given in Python as rows without labels.
+
+    Raises:
+        InputError: something else, or another number of endings than the model was tuned with.
+    """
+    contexts, endings = [], []
+    for number, row in given:
+        if not (isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], str) and not isinstance(row[1], str)):
+            raise InputError(f"input {number} is {row!r}; expected a tuple (context, [ending, ending, ...])")
+        parts = tuple(row[1])
+        if len(parts) != facts["choices"] or not all(isinstance(p, str) and p.strip() for p in (row[0], *parts)):
+            raise InputError(f"input {number}: expected a context and {facts['choices']} endings, none of them empty")
+        contexts.append(row[0])
+        endings.append(parts)
+    return ChoiceRows(contexts, endings, [], [number for number, _ in given], Path("-"))
+
+
+TASK = Task(
+    name="choose",
+    read=read,
+    facts=find_facts,
+    encode=encode,
+    model=make_model,
+    counts=loss_counts,
+    sums=loss_sums,
+    outputs=cut_outputs,
+    score=score,
+    predict=predict,
+    inputs=inputs,
+    rows=rows_of,
+    roles=("context", "endings", "label"),
+    keys=lambda rows: list(zip(rows.contexts, rows.endings, strict=True)),
+    answers=lambda rows: [rows.names[n] for n in rows.gold],
+    groups=lambda rows: rows.contexts,
+    notes=cut_notes,
+)

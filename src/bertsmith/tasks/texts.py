@@ -1,0 +1,221 @@
+"""Rows of a text or a pair of texts, for the tasks that read the pooled [CLS] vector."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from bertsmith.batch import Batch, pack
+from bertsmith.errors import InputError
+from bertsmith.task_config import FinetuneSettings
+from bertsmith.tasks.task import Examples, Facts, Rows, Source
+from bertsmith.text.decoding import uncompressed_name
+from bertsmith.text.tables import FORMATS, column, open_records, read_lines, read_table
+from bertsmith.text.tokenizer import Encoding, Tokenizer
+
+TEXT_ROLES = ("text", "text_b")
+
+Text: TypeAlias = str | tuple[str, str]
+"""A text, or a pair of texts."""
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Texts as they were read.
+
+    Attributes:
+        texts: a text or a pair each, never empty.
+        labels: the label cell of each, as written without spaces around it; empty for rows without labels.
+        lines: where each stands in the file.
+        source: the file.
+        label_column: where the labels are from, for messages.
+    """
+
+    texts: list[Text]
+    labels: list[str]
+    lines: list[int]
+    source: Path
+    label_column: str = "label"
+
+
+@dataclass(frozen=True)
+class TextExamples:
+    """Texts as the encoder gets them.
+
+    Attributes:
+        encodings: one a text, with special tokens.
+        targets: what each is trained towards: (rows,) int64 classes, (rows,) float32 values, or (rows, labels)
+            float32; None without labels.
+    """
+
+    encodings: list[Encoding]
+    targets: torch.Tensor | None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text."""
+        return [len(e.ids) for e in self.encodings]
+
+    @property
+    def truncated(self) -> int:
+        """Texts that were cut to fit the length limit."""
+        return sum(e.truncated > 0 for e in self.encodings)
+
+    def batch(self, numbers: Sequence[int] | np.ndarray) -> Batch:
+        """Return some texts as a batch."""
+        chosen = [self.encodings[int(n)] for n in numbers]
+        batch = pack([e.ids for e in chosen], [e.segment_ids for e in chosen])
+        if self.targets is None:
+            return batch
+        return replace(batch, labels=self.targets[torch.as_tensor(np.asarray(numbers), dtype=torch.int64)])
+
+
+def read_texts(source: Source, *, empty_labels: bool = False) -> TextRows:
+    """Read a table's text columns and its label column.
+
+    Raises:
+        InputError: the file, a column or a row cannot be used; the line is named.
+    """
+    label = source.columns["label"]
+    names = [source.columns[role] for role in TEXT_ROLES if role in source.columns]
+    table = read_table(source.path, encoding=source.encoding, quoting=source.quoting, only=[*names, label])
+    labels = [cell.strip() for cell in column(table, label)[: source.limit]]
+    if not labels:
+        raise InputError("has no rows", path=source.path)
+    lines = table.lines[: len(labels)]
+    columns = [column(table, name)[: len(labels)] for name in names]
+    for number, line in enumerate(lines):
+        for name, cells in zip(names, columns, strict=True):
+            if not cells[number].strip():
+                raise InputError(f"column {name!r} is empty; expected a text", path=source.path, line=line)
+        if not labels[number] and not empty_labels:
+            raise InputError(f"column {label!r} is empty; expected a label", path=source.path, line=line)
+    texts: list[Text] = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
+    return TextRows(texts, labels, lines, source.path, label)
+
+
+def refuse_swapped(rows: TextRows) -> None:
+    """Refuse a label column that looks like the text column.
+
+    Raises:
+        InputError: nearly every row has a label of its own, while texts repeat.
+    """
+    several = len(rows.labels) >= 20
+    own = len(set(rows.labels)) > 0.5 * len(rows.labels)
+    if several and own and len(set(rows.texts)) < 0.5 * len(rows.texts):
+        raise InputError(
+            f"{len(set(rows.labels)):,} of {len(rows.labels):,} rows have a label of their own in column "
+            f"{rows.label_column!r}, and texts repeat: are the text and label columns swapped?",
+            path=rows.source,
+        )
+
+
+def encode_texts(rows: TextRows, facts: Facts, tokenizer: Tokenizer, targets: torch.Tensor | None) -> TextExamples:
+    """Encode texts as ``[CLS] a [SEP]``, pairs as ``[CLS] a [SEP] b [SEP]``; the longer of a pair is cut first."""
+    return TextExamples(tokenizer.encode_batch(rows.texts, facts["max_length"]), targets)
+
+
+def text_columns(settings: FinetuneSettings) -> dict[str, str]:
+    """Return the columns of texts and labels that a model must remember."""
+    roles = (*TEXT_ROLES, "label")
+    return {role: getattr(settings, role) for role in roles if getattr(settings, role) is not None}
+
+
+def text_inputs(source: Source, facts: Facts) -> Iterator[tuple[int, Text]]:
+    """Yield (line, text or pair) of a table, of a text file with a text a line, or of standard input ("-").
+
+    Raises:
+        InputError: the file cannot be read, a column is missing, a text is empty, or pairs are wanted and
+            there are no columns.
+    """
+    names = [source.columns[role] for role in TEXT_ROLES if role in source.columns]
+    for line, cells in read_cells(source, names):
+        for cell in cells:
+            if not cell.strip():
+                where = "standard input" if str(source.path) == "-" else source.path
+                raise InputError("the text is empty; expected at least one character", path=where, line=line)
+        yield line, cells[0] if len(cells) == 1 else (cells[0], cells[1])
+
+
+def read_cells(source: Source, names: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield (line, cells of the named columns) of a table, or (line, (text,)) of plain text.
+
+    Raises:
+        InputError: the file cannot be read, a column is missing, or several are wanted of plain text.
+    """
+    is_stdin = str(source.path) == "-"
+    if not is_stdin and uncompressed_name(source.path).suffix.lower() in FORMATS:
+        records = open_records(source.path, encoding=source.encoding, quoting=source.quoting, only=names)
+        for line, cells in records.rows:
+            yield line, tuple(cells.get(name, "") for name in names)
+        return
+    if len(names) > 1:
+        raise InputError(
+            f"is plain text; expected a table with the columns {', '.join(names)}",
+            path="standard input" if is_stdin else source.path,
+        )
+    lines = read_lines(sys.stdin.buffer if is_stdin else source.path, encoding=source.encoding)
+    for line, text in enumerate(lines, start=1):
+        yield line, (text,)
+
+
+def text_rows(inputs: Sequence[tuple[int, object]], facts: Facts) -> TextRows:
+    """Return inputs given in Python as rows without labels.
+
+    Raises:
+        InputError: something is not a text, is empty, or is a pair where the model was tuned on single texts.
+    """
+    # A published classifier does not say what it was tuned on; it may be pairs.
+    only_pairs = "text_b" in facts["columns"]
+    pairs = only_pairs or facts.get("published", False)
+    texts: list[Text] = []
+    for number, given in inputs:
+        parts = given if isinstance(given, tuple) else (given,)
+        for part in parts:
+            if not isinstance(part, str):
+                raise InputError(f"text {number} is of type {type(part).__name__}; expected a string")
+        if len(parts) > 1 and not (pairs and len(parts) == 2):
+            seen = "a pair, but the model was tuned on single texts" if len(parts) == 2 else f"a tuple of {len(parts)}"
+            raise InputError(f"text {number} is {seen} (a tuple is one pair of texts, a list is many texts)")
+        if len(parts) == 1 and only_pairs:
+            raise InputError(f"text {number} is one text, but the model was tuned on pairs; expected a tuple of two")
+        if not parts or not all(part.strip() for part in parts):
+            raise InputError(f"text {number} is an empty text; expected at least one character")
+        texts.append(parts[0] if len(parts) == 1 else (parts[0], parts[1]))
+    return TextRows(texts, [], [number for number, _ in inputs], Path("-"))
+
+
+def both(text: Text) -> tuple[str, str | None]:
+    """Return the first text, and the second of a pair."""
+    return (text, None) if isinstance(text, str) else text
+
+
+def shown(text: Text) -> str:
+    """Return a text or a pair in one line for people."""
+    return text if isinstance(text, str) else " ‖ ".join(text)
+
+
+def pooled_outputs(logits: torch.Tensor, batch: Batch, facts: Facts) -> list[np.ndarray]:
+    """Cut logits (N, C) into an array (C,) a sequence."""
+    return list(logits.detach().float().cpu().numpy())
+
+
+def pooled_counts(batch: Batch) -> dict[str, int]:
+    """Return how many sequences a batch holds: one prediction each."""
+    return {"loss": batch.num_sequences}
+
+
+def cut_notes(rows: Rows, examples: Examples, facts: Facts) -> list[str]:
+    """Return what was cut, in a sentence."""
+    if not examples.truncated:
+        return []
+    return [
+        f"{examples.truncated:,} of {len(rows.lines):,} texts are longer than {facts['max_length']} tokens and were "
+        "cut at the end (--max-length)"
+    ]

@@ -1,0 +1,32 @@
+"""A model's outputs for examples: for evaluation and prediction alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from bertsmith.batch import by_token_budget
+from bertsmith.tasks.task import Examples, Facts, Outputs, Task
+from bertsmith.training.device import autocast
+
+_MAX_TOKENS = 4096
+
+
+@torch.no_grad()
+def apply_model(
+    model: nn.Module, task: Task, examples: Examples, facts: Facts, device: torch.device, dtype: torch.dtype
+) -> Outputs:
+    """Return one float32 array an example, in their order, without dropout.
+
+    Examples of similar length go through the model together; what an example gets does not depend on the others.
+    """
+    model.eval()
+    outputs: Outputs = [np.empty(0)] * len(examples.lengths)
+    for numbers in by_token_budget(examples.lengths, _MAX_TOKENS):
+        batch = examples.batch(numbers)
+        with autocast(dtype, device):
+            output = model(batch.to(device))
+        for number, part in zip(numbers, task.outputs(output, batch, facts), strict=True):
+            outputs[number] = part
+    return outputs

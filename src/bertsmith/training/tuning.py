@@ -1,0 +1,240 @@
+"""Fine-tuning with one seed, and the checkpoints that let a stopped run go on with the same result."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bertsmith import files
+from bertsmith.batch import Batch
+from bertsmith.config import ModelConfig
+from bertsmith.console import Log
+from bertsmith.errors import InputError
+from bertsmith.model.bert import Bert
+from bertsmith.task_config import FinetuneSettings
+from bertsmith.tasks.scores import Scores, spoken
+from bertsmith.tasks.task import Examples, Facts, Task
+from bertsmith.training.apply import apply_model
+from bertsmith.training.checkpoint import MetricsLog, load_optimizer, save_checkpoint, save_optimizer
+from bertsmith.training.loop import Objective, Progress, StopRequest, dropout_seed, metrics_entry, train
+from bertsmith.training.optimizer import make_finetuning_optimizer
+from bertsmith.training.schedule import fixed
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Rows and examples of a run, and what its model must remember."""
+
+    task: Task
+    facts: Facts
+    train: Examples
+    dev: Examples
+    dev_rows: Any
+
+
+@dataclass
+class SeedState:
+    """How far the run with one seed is.
+
+    Attributes:
+        seed: its number.
+        step: steps done.
+        tokens: tokens seen.
+        seconds: time spent.
+        best_epoch: the epoch with the best dev metric; None before the first evaluation.
+        metrics: the dev metrics then.
+        tuned: what was chosen on dev then.
+        collapsed: whether all dev rows got the same answer then.
+        worse: evaluations since then.
+        finished: whether nothing is left to do.
+    """
+
+    seed: int
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_epoch: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    tuned: dict[str, Any] = field(default_factory=dict)
+    collapsed: bool = False
+    worse: int = 0
+    finished: bool = False
+
+
+@dataclass
+class RunState:
+    """All seeds of a run, the last one under way; the weights of the best seed and of the current one's best epoch."""
+
+    seeds: list[SeedState] = field(default_factory=list)
+    best: Weights = field(default_factory=dict)
+    current: Weights = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What stays the same while one process works on a run."""
+
+    settings: FinetuneSettings
+    config: ModelConfig
+    encoder: Bert | None
+    data: TaskData
+    device: torch.device
+    dtype: torch.dtype
+    metrics: MetricsLog
+    stop: StopRequest
+    log: Log
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in a pass over the training examples."""
+        return math.ceil(len(self.data.train.lengths) / self.settings.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps with one seed."""
+        return max(1, round(self.settings.epochs * self.steps_per_epoch))
+
+
+def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
+    """Tune with the last seed of ``run``, from ``checkpoint`` on if there is one; False when the user stopped it.
+
+    The seed's state is kept up to date; the weights of its best epoch end up in ``run.current``.
+    """
+    settings, data, state = session.settings, session.data, run.seeds[-1]
+    model = _model(session, state.seed)
+    optimizer = make_finetuning_optimizer(model, settings)
+    if checkpoint is not None:
+        model.load_state_dict(load_file(checkpoint / "current.safetensors"))
+        load_optimizer(checkpoint, model, optimizer)
+    total = session.total_steps
+    progress = Progress(fixed(settings.learning_rate, settings.warmup, total), state.step, state.tokens, state.seconds)
+    steps = train(
+        model,
+        optimizer,
+        progress,
+        _batches(data.train, settings.batch_size, state.seed, state.step),
+        Objective(data.task.counts, lambda m, batch: data.task.sums(m, batch, data.facts)),
+        settings=settings,
+        device=session.device,
+        dtype=session.dtype,
+        seed=state.seed,
+    )
+    with session.log.progress(f"fine-tuning, seed {state.seed}", total - state.step, "steps") as advance:
+        for report in steps:
+            state.step, state.tokens, state.seconds = progress.step, progress.tokens, progress.seconds
+            session.metrics.write({"seed": state.seed, **metrics_entry(report, progress)})
+            advance(1, loss=f"{report.loss:.3f}")
+            is_epoch = report.step % session.steps_per_epoch == 0 or report.step == total
+            if is_epoch:
+                _evaluate(session, run, model)
+                patient = settings.patience is None or state.worse < settings.patience
+                state.finished = report.step == total or not patient
+            if state.finished:
+                break
+            if is_epoch or session.stop.requested:
+                _save(session, run, model, optimizer)
+            if session.stop.requested:
+                return False
+    if state.step < total:
+        session.log.say(f"seed {state.seed}: no better for {state.worse} epochs, stopped early (--patience)")
+    if state.collapsed:
+        session.log.warn(
+            f"seed {state.seed} collapsed: every dev row got the same answer. "
+            "Try another seed, a lower learning rate, a longer warm-up or more epochs"
+        )
+    return True
+
+
+def _model(session: Session, seed: int) -> nn.Module:
+    torch.manual_seed(dropout_seed(seed, "initial weights"))
+    model = session.data.task.model(session.config, session.data.facts)
+    if session.encoder is not None:
+        model.bert.load_state_dict(session.encoder.state_dict())  # type: ignore[union-attr]
+    return model.to(session.device)
+
+
+def _evaluate(session: Session, run: RunState, model: nn.Module) -> None:
+    """Score the dev rows and keep the weights if they are the best so far."""
+    state = run.seeds[-1]
+    scores = score_dev(session, model)
+    epoch = state.step / session.steps_per_epoch
+    entry = {"seed": state.seed, "epoch": epoch, "step": state.step, "kind": "eval", **scores.metrics}
+    session.metrics.write(entry)
+    figures = ", ".join(f"{spoken(name)} {value:.3f}" for name, value in scores.metrics.items())
+    session.log.say(f"seed {state.seed}, epoch {epoch:g}: dev {figures}")
+    metric = chosen_metric(session.settings, scores.metrics)
+    if state.best_epoch is not None and scores.metrics[metric] <= state.metrics[metric]:
+        state.worse += 1
+        return
+    state.best_epoch, state.metrics, state.worse = epoch, scores.metrics, 0
+    state.tuned, state.collapsed = scores.tuned, scores.collapsed
+    run.current = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def score_dev(session: Session, model: nn.Module) -> Scores:
+    """Return the scores of a model on the dev rows."""
+    data = session.data
+    outputs = apply_model(model, data.task, data.dev, data.facts, session.device, session.dtype)
+    return data.task.score(outputs, data.dev, data.dev_rows, data.facts)
+
+
+def chosen_metric(settings: FinetuneSettings, metrics: Mapping[str, float]) -> str:
+    """Return the dev metric that chooses the best epoch: the user's, or the task's first.
+
+    Raises:
+        InputError: these rows have no such figure (entities have F1, plain tags do not).
+    """
+    name: str | None = settings.metric  # type: ignore[attr-defined]
+    if name is not None and name not in metrics:
+        raise InputError(f"metric {name!r}: these rows have {', '.join(metrics)}")
+    return name or next(iter(metrics))
+
+
+def _batches(examples: Examples, batch_size: int, seed: int, step: int) -> Iterator[list[Batch]]:
+    """Yield the batches from ``step`` on."""
+    rows = len(examples.lengths)
+    first, skip = divmod(step, math.ceil(rows / batch_size))
+    for epoch in itertools.count(first):
+        for numbers in epoch_batches(rows, batch_size, seed, epoch)[skip if epoch == first else 0 :]:
+            yield [examples.batch(numbers)]
+
+
+def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Return the example numbers of an epoch's batches: every example once, in an order of (seed, epoch) alone."""
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    return [order[start : start + batch_size] for start in range(0, rows, batch_size)]
+
+
+def _save(session: Session, run: RunState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def write(directory: Path) -> None:
+        state = {"seeds": [asdict(s) for s in run.seeds], "threads": torch.get_num_threads()}
+        files.write_json(directory / "state.json", state)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, directory / "current.safetensors")
+        save_file(run.current, directory / "epoch.safetensors")
+        save_file(run.best, directory / "best.safetensors")
+        save_optimizer(directory, model, optimizer)
+
+    done = sum(seed.step for seed in run.seeds)
+    save_checkpoint(session.settings.output, done, write, keep=1)
+
+
+def load_run_state(checkpoint: Path) -> RunState:
+    """Return what :func:`tune` wrote at its last checkpoint."""
+    state = files.read_json(checkpoint / "state.json", what="the state of a checkpoint")
+    return RunState(
+        [SeedState(**seed) for seed in state["seeds"]],
+        load_file(checkpoint / "best.safetensors"),
+        load_file(checkpoint / "epoch.safetensors"),
+    )

@@ -1,0 +1,97 @@
+"""Models that others published, and what is no model of a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from bertsmith.batch import pack
+from bertsmith.errors import InputError
+from bertsmith.serving.predictor import load
+from bertsmith.tasks.tag_schemes import to_spans
+from bertsmith.text.store import TokenStore
+
+NUMBERS = {
+    "num_hidden_layers": 2,
+    "hidden_size": 20,
+    "num_attention_heads": 2,
+    "intermediate_size": 31,
+    "max_position_embeddings": 41,
+    "initializer_range": 0.5,
+}
+
+
+def published(kind: str, directory: Path, store: TokenStore, **settings: object) -> Path:
+    """Save a model of transformers with random weights, large enough for outputs to differ."""
+    torch.manual_seed(3)
+    config = transformers.BertConfig(vocab_size=store.vocab_size, **NUMBERS, **settings)
+    model = getattr(transformers, kind)(config)
+    if hasattr(model, "classifier"):
+        torch.nn.init.normal_(model.classifier.weight, std=3.0)
+    model.save_pretrained(directory)
+    store.tokenizer.save(directory)
+    return directory
+
+
+def test_a_tagger_with_labels_in_another_order(tmp_path: Path, store: TokenStore) -> None:
+    labels = ["I-PER", "O", "B-LOC", "B-PER"]
+    directory = published("BertForTokenClassification", tmp_path / "m", store, id2label=dict(enumerate(labels)))
+    predictor = load(directory)
+    assert predictor.facts["labels"] == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    text = "the cat sees my sister in the river"
+    encoding = predictor.tokenizer.encode(text)
+    theirs = transformers.AutoModelForTokenClassification.from_pretrained(directory).eval()
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor([encoding.ids])).logits[0]
+        torch.testing.assert_close(predictor.model(pack([encoding.ids])), logits, rtol=1e-4, atol=1e-5)
+    first = [n for n, word in enumerate(encoding.word_ids) if word is not None and word != encoding.word_ids[n - 1]]
+    tags = [labels[n] for n in logits.argmax(1)[first].tolist()]
+    spans = to_spans(tags, "BIO")
+    starts = [encoding.char_spans[n][0] for n in first]
+    assert len(set(tags)) > 1
+    assert spans
+    assert [(s.start, s.label) for s in predictor(text).spans] == [(starts[a], label) for a, _, label in spans]
+
+
+def test_a_tagger_of_plain_tags(tmp_path: Path, store: TokenStore) -> None:
+    directory = published("BertForTokenClassification", tmp_path / "m", store, id2label={0: "NOUN", 1: "VERB"})
+    spans = load(directory)("the cat sees").spans
+    assert [(s.start, s.end) for s in spans] == [(0, 3), (4, 7), (8, 12)]
+    assert {s.label for s in spans} <= {"NOUN", "VERB"}
+
+
+def test_a_question_answerer(tmp_path: Path, store: TokenStore) -> None:
+    directory = published("BertForQuestionAnswering", tmp_path / "m", store)
+    answer = load(directory)(("what", "the cat sees the river"))
+    assert answer.text == answer.context[answer.start : answer.end] != ""
+
+
+def test_a_model_of_several_labels_and_one_of_a_number(tmp_path: Path, store: TokenStore) -> None:
+    several = published(
+        "BertForSequenceClassification",
+        tmp_path / "several",
+        store,
+        id2label={0: "late", 1: "rude"},
+        problem_type="multi_label_classification",
+    )
+    prediction = load(several)("the cat")
+    assert set(prediction.scores) == {"late", "rude"}
+    assert sum(prediction.scores.values()) != pytest.approx(1.0, abs=1e-3)
+    number = published("BertForSequenceClassification", tmp_path / "number", store, num_labels=1)
+    encoding = store.tokenizer.encode("the cat")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(number).eval()
+    with torch.no_grad():
+        expected = float(theirs(input_ids=torch.tensor([encoding.ids])).logits)
+    assert load(number)("the cat").value == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_damaged_memory(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(InputError, match="is not a fine-tuned model; make one with: bertsmith finetune classify"):
+        load(run)
+    config = (run / "model" / "config.json").read_text(encoding="utf-8")
+    (tmp_path / "config.json").write_text(config.replace('"task": "pretraining"', '"task": "qa"'), "utf-8")
+    with pytest.raises(InputError, match="says the task but not what the model remembers"):
+        load(tmp_path)

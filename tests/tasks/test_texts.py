@@ -1,0 +1,70 @@
+"""Rows of texts and pairs: from tables, plain text and Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bertsmith.errors import InputError
+from bertsmith.tasks.task import Source
+from bertsmith.tasks.texts import read_texts, text_inputs, text_rows
+
+COLUMNS = {"text": "text", "label": "label"}
+PAIRS = {"text": "a", "text_b": "b", "label": "label"}
+
+
+def csv_file(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_reads_columns_and_a_limit(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", "id,text,label\n1,좋아요,1\n2,NA, 0 \n3,나빠요,0\n")
+    rows = read_texts(Source(path, COLUMNS, limit=2))
+    assert rows.texts == ["좋아요", "NA"]
+    assert rows.labels == ["1", "0"]
+    assert rows.lines == [2, 3]
+
+
+def test_reads_pairs(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.tsv", "b\tlabel\ta\n둘\t1\t하나\n")
+    assert read_texts(Source(path, PAIRS)).texts == [("하나", "둘")]
+    assert list(text_inputs(Source(path, PAIRS), {})) == [(2, ("하나", "둘"))]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label\ngood,1\n  ,0\n", r"a\.csv:3: column 'text' is empty"),
+        ("text,label\ngood,1\nbad,\n", r"a\.csv:3: column 'label' is empty"),
+        ("text,lable\ngood,1\n", r"no column 'label'\. Did you mean 'lable'\? Columns: text, lable"),
+        ("text,label\n", "no rows"),
+    ],
+)
+def test_rows_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_texts(Source(csv_file(tmp_path / "a.csv", content), COLUMNS))
+
+
+def test_an_empty_second_text(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", "a,b,label\nx,y,1\nx,,0\n")
+    with pytest.raises(InputError, match=r"a\.csv:3: column 'b' is empty"):
+        read_texts(Source(path, PAIRS))
+    with pytest.raises(InputError, match=r"a\.csv:3: the text is empty"):
+        list(text_inputs(Source(path, PAIRS), {}))
+
+
+def test_plain_text_holds_no_pairs(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.txt", "one\ntwo\n")
+    assert list(text_inputs(Source(path, COLUMNS), {})) == [(1, "one"), (2, "two")]
+    with pytest.raises(InputError, match="is plain text; expected a table with the columns a, b"):
+        list(text_inputs(Source(path, PAIRS), {}))
+
+
+def test_python_inputs_fit_what_the_model_was_tuned_on() -> None:
+    assert text_rows([(1, ("x", "y"))], {"columns": PAIRS}).texts == [("x", "y")]
+    with pytest.raises(InputError, match="text 2 is one text, but the model was tuned on pairs"):
+        text_rows([(1, ("x", "y")), (2, "x")], {"columns": PAIRS})
+    with pytest.raises(InputError, match="text 1 is a pair, but the model was tuned on single texts"):
+        text_rows([(1, ("x", "y"))], {"columns": COLUMNS})

@@ -1,0 +1,61 @@
+"""Which parameters learn, how fast, and which decay."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bertsmith.batch import pack
+from bertsmith.config import ModelConfig
+from bertsmith.model.heads import SequenceClassifier
+from bertsmith.task_config import ClassifySettings
+from bertsmith.training.optimizer import apply_gradients, make_finetuning_optimizer
+
+CONFIG = ModelConfig(
+    vocab_size=23,
+    num_hidden_layers=3,
+    hidden_size=10,
+    num_attention_heads=2,
+    intermediate_size=13,
+    max_position_embeddings=11,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
+
+
+def moved(**settings: object) -> dict[str, float]:
+    """Return how far each parameter is after a step."""
+    torch.manual_seed(1)
+    model = SequenceClassifier(CONFIG, 3)
+    values = {"model": "m", "train": "a", "dev": "b", "output": "o", "weight_decay": 0.0} | settings
+    optimizer = make_finetuning_optimizer(model, ClassifySettings.parse(values))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    logits = model(pack([[3, 4, 5], [6, 7]], [[0, 1, 1], [0, 1]]))
+    (100 * torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2]))).backward()
+    apply_gradients(model, optimizer, 1e-3, 1e9)
+    return {name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()}
+
+
+def test_everything_learns_at_the_same_rate_unless_told_otherwise() -> None:
+    # The first step of Adam moves every parameter that has a gradient by nearly the learning rate.
+    for name, distance in moved().items():
+        assert distance == pytest.approx(1e-3, rel=0.05), name
+
+
+def test_lower_layers_learn_more_slowly() -> None:
+    distances = moved(layer_decay=0.5)
+    for name, expected in (
+        ("classifier.weight", 1e-3),
+        ("bert.pooler.weight", 1e-3),
+        ("bert.layers.2.output.weight", 0.5e-3),
+        ("bert.layers.0.output.weight", 0.125e-3),
+        ("bert.embeddings.token.weight", 0.0625e-3),
+    ):
+        assert distances[name] == pytest.approx(expected, rel=0.05), name
+
+
+def test_frozen_layers_stay() -> None:
+    distances = moved(freeze_layers=2)
+    for name, distance in distances.items():
+        frozen = name.startswith(("bert.embeddings.", "bert.layers.0.", "bert.layers.1."))
+        assert (distance == 0.0) == frozen, name
