@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bertsmith.batch import Batch, pack
     from bertsmith.errors import InputError
     from bertsmith.model.bert import Bert
+    from bertsmith.serving.evaluating import evaluate
     from bertsmith.serving.predictor import load
     from bertsmith.text.prepare import prepare
     from bertsmith.text.store import TokenStore
@@ -29,6 +30,7 @@ _HOMES = {
     "InputError": "errors",
     "TokenStore": "text.store",
     "Tokenizer": "text.tokenizer",
+    "evaluate": "serving.evaluating",
     "finetune": "training.finetune",
     "learn_vocabulary": "text.vocabulary",
     "load": "serving.predictor",
@@ -45,6 +47,7 @@ __all__ = [
     "TokenStore",
     "Tokenizer",
     "__version__",
+    "evaluate",
     "finetune",
     "learn_vocabulary",
     "load",

@@ -38,8 +38,7 @@ def task_of(info: ModelInfo, directory: Path) -> tuple[Task, Facts]:
             return regress.TASK, facts | {"mean": 0.0, "deviation": 1.0}
         return classify.TASK, facts
     if info.architecture == "BertForQuestionAnswering":
-        defaults = qa.DEFAULTS | {"max_length": min(qa.DEFAULTS["max_length"], positions)}
-        return qa.TASK, defaults | {"columns": dict(qa.COLUMNS)}
+        return qa.TASK, qa.published_facts(positions)
     if info.architecture == "BertForTokenClassification" and info.labels:
         return tag.TASK, tag.published_facts(info.labels, positions)
     raise InputError(

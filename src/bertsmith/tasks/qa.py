@@ -27,8 +27,6 @@ from bertsmith.tasks.qa_windows import DEFAULTS, QuestionExamples, encode, max_c
 from bertsmith.tasks.scores import WORST, Mistake, Scores, ScoreTable
 from bertsmith.tasks.task import Facts, Outputs, Source, Task
 
-__all__ = ["COLUMNS", "DEFAULTS", "TASK", "Answer", "Span"]
-
 _AROUND = 200
 
 
@@ -300,6 +298,11 @@ def find_facts(train: QuestionRows, dev: QuestionRows, settings: QaSettings) -> 
     facts["language"] = detect_language(train) if settings.language == "auto" else settings.language
     facts["impossible"] = any(train.impossible) or any(dev.impossible)
     return facts
+
+
+def published_facts(positions: int) -> Facts:
+    """Return what there is to know of somebody else's model: what BERT's own code uses, and the usual columns."""
+    return DEFAULTS | {"columns": dict(COLUMNS), "max_length": min(DEFAULTS["max_length"], positions)}
 
 
 def make_model(config: ModelConfig, facts: Facts) -> SpanModel:
