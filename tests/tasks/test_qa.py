@@ -6,7 +6,6 @@ import json
 import time
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from torch import nn
 
 from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
+from bertsmith.task_config import QaSettings
 from bertsmith.tasks import qa
 from bertsmith.tasks.qa import best_spans, predict, score, tune_threshold
 from bertsmith.tasks.qa_windows import QuestionExamples, encode, max_context, token_span
@@ -256,7 +256,12 @@ def test_scores_by_hand() -> None:
     }
     assert scores.tuned == {"threshold": -2.5}
     (mistake,) = scores.mistakes
-    assert (mistake.text, mistake.gold, mistake.predicted, mistake.line) == ("who? ‖ the west", "", "the west", 2)
+    assert (mistake.text, mistake.gold, mistake.predicted, mistake.line) == (
+        "who? ‖ the west",
+        "(no answer)",
+        "the west",
+        2,
+    )
     assert [(mistake.text[a:b], kind) for a, b, kind in mistake.spans] == [("the west", "predicted")]
     assert not scores.collapsed
     assert scores.tables[0].rows[1] == ("has answer", 1.0, 1.0, 2)
@@ -351,9 +356,11 @@ def test_what_a_model_remembers(tmp_path: Path) -> None:
     path.write_text("q,c,answer,start\n누구?,나는 서울,서울,3\n누구?,나는 서울,,\n", encoding="utf-8")
     columns = {"question": "q", "context": "c", "answer": "answer", "start": "start"}
     rows = qa.read(Source(path, columns))
-    chosen = SimpleNamespace(
+    chosen = QaSettings(
         **columns,
-        id=None,
+        model=tmp_path,
+        train=path,
+        output=tmp_path,
         max_length=99,
         stride=31,
         max_query_length=11,

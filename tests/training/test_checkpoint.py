@@ -13,7 +13,7 @@ from bertsmith.errors import InputError
 from bertsmith.training.checkpoint import MetricsLog, load_optimizer, read_metrics, save_checkpoint, save_optimizer
 from bertsmith.training.evaluate import unigram_entropy
 from bertsmith.training.optimizer import apply_gradients, make_optimizer
-from bertsmith.training.report import bar_rows, confusion_table, paragraph, table
+from bertsmith.training.report import bar_rows, confusion_table, highlighted, paragraph, table
 
 
 def stepped(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -95,8 +95,15 @@ def test_reports_escape_what_users_wrote() -> None:
     for block in (
         paragraph(nasty),
         table((nasty, "n"), [(nasty, 1)]),
+        table(("text",), [(highlighted(nasty, [(3, 5, "gold")]),)]),
         bar_rows([(nasty, 0.5)]),
         confusion_table([[1, 0], [0, 2]], (nasty, "b")),
     ):
         assert "<script>" not in block
         assert "가" in block
+
+
+def test_spans_are_highlighted() -> None:
+    marked = highlighted("a <b> c d", [(6, 7, "both"), (2, 5, "gold"), (3, 4, "predicted")])
+    assert marked == 'a <mark class="gold">&lt;b&gt;</mark> <mark class="both">c</mark> d'
+    assert str(marked) in table(("text", "n"), [(marked, 1)])

@@ -28,6 +28,7 @@ from bertsmith.tasks.scores import WORST, Mistake, Scores, ScoreTable
 from bertsmith.tasks.task import Facts, Outputs, Source, Task
 
 _AROUND = 200
+_NONE = "(no answer)"
 
 
 @dataclass(frozen=True)
@@ -265,8 +266,8 @@ def _mistake(answer: Answer, rows: QuestionRows, row: int) -> Mistake:
         if span and low <= span[0] < span[1] <= high:
             spans.append((span[0] - low + len(text), span[1] - low + len(text), kind))
     shown = tuple(sorted(spans))
-    right = golds[0].text if golds else ""
-    return Mistake(text + answer.context[low:high], right, answer.text, answer.score, rows.lines[row], shown)
+    right = golds[0].text if golds else _NONE
+    return Mistake(text + answer.context[low:high], right, answer.text or _NONE, answer.score, rows.lines[row], shown)
 
 
 def read(source: Source) -> QuestionRows:

@@ -203,7 +203,12 @@ def score_sections(scores: Mapping[str, Any]) -> list[Section]:
             (m["line"], highlighted(m["text"], m["spans"]), m["gold"], m["predicted"], m["confidence"])
             for m in scores["mistakes"]
         ]
-        sections.append(Section("Worst errors", [table(("line", "text", "right", "predicted", "confidence"), rows)]))
+        blocks = [table(("line", "text", "right", "predicted", "confidence"), rows)]
+        if any(m["spans"] for m in scores["mistakes"]):
+            kinds = (("gold", "right and not predicted"), ("predicted", "predicted and not right"), ("both", "both"))
+            marks = [Markup('<mark class="{}">{}</mark>').format(kind, words) for kind, words in kinds]
+            blocks.insert(0, Markup("<p>{}</p>").format(Markup(" · ").join(marks)))
+        sections.append(Section("Worst errors", blocks))
     return sections
 
 
@@ -262,6 +267,8 @@ def _smooth(entries: Sequence[Mapping[str, Any]], key: str) -> Points:
 def _shown(cell: object) -> str:
     if isinstance(cell, float):
         return f"{cell:,.3f}"
+    if isinstance(cell, str):
+        return cell  # as it is: markup stays markup, text is escaped where it is put in
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
