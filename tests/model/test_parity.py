@@ -14,7 +14,13 @@ from torch import Tensor
 from bertsmith.batch import Batch, pack
 from bertsmith.config import ModelConfig
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import PretrainingModel, SequenceClassifier, pretraining_loss_sums
+from bertsmith.model.heads import (
+    PretrainingModel,
+    SequenceClassifier,
+    SpanModel,
+    TokenClassifier,
+    pretraining_loss_sums,
+)
 from bertsmith.model.weights import from_transformers, load_encoder, name_table, read_info, to_transformers
 
 transformers = pytest.importorskip("transformers")
@@ -160,7 +166,8 @@ def test_packed_equals_one_by_one() -> None:
 
 def test_the_name_table_covers_every_parameter_once() -> None:
     config = small_config()
-    ours = set(PretrainingModel(config).state_dict()) | set(SequenceClassifier(config, 2).state_dict())
+    models = (PretrainingModel(config), SequenceClassifier(config, 2), SpanModel(config), TokenClassifier(config, 3))
+    ours = {name for model in models for name in model.state_dict()}
     table = name_table(config.num_hidden_layers)
     assert {name for name, _ in table} == ours
     flat = [name for _, names in table for name in names]
