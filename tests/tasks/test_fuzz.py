@@ -45,7 +45,6 @@ CONLLU = """# text = a 한국.
 3\t.\t.\tPUNCT\t.\t_\t2\tpunct\t_\t_
 
 """
-ONE: dict[str, object] = {"labels": ["1", "x"]}
 CASES: dict[str, tuple[Task, str, str, dict[str, object]]] = {
     "csv": (classify.TASK, "a.csv", 'text,label\n"a ""b"", 한국",x\nc.,y\n', {"labels": ["x", "y"]}),
     "tsv": (classify.TASK, "a.tsv", "text\tlabel\na b\tx\n한국 c.\ty\n", {"labels": ["x", "y"]}),
@@ -53,7 +52,7 @@ CASES: dict[str, tuple[Task, str, str, dict[str, object]]] = {
         classify.TASK,
         "a.jsonl",
         '{"text": "a 한국", "label": "x"}\n{"text": "c", "label": 1}\n',
-        {"labels": ["x"]},
+        {"labels": ["1", "x"]},
     ),
     "multilabel": (multilabel.TASK, "a.csv", "text,label\na,x|y\n한국,\n", {"labels": ["x", "y"], "separator": "|"}),
     "regress": (regress.TASK, "a.csv", "text,label\na,1.5\n한국,-2e3\n", {"mean": 0.0, "deviation": 1.0}),
