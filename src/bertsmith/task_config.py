@@ -43,6 +43,12 @@ class FinetuneSettings(OptimizerSettings):
         False, description="Start the same network from random weights, to see what pre-training is worth."
     )
     limit: int | None = Field(None, ge=1, description="Use only the first so many training rows.")
+    search: int | None = Field(
+        None,
+        ge=1,
+        description="First try so many configurations of learning rate, epochs, batch size and warm-up (extra "
+        "'search'), then tune with the best by the dev metric.",
+    )
     resume: bool = Field(False, description="Go on with a run that was stopped.")
 
 

@@ -173,6 +173,44 @@ def test_a_stopped_run_goes_on_with_the_same_result(
         assert not (both[1] / "checkpoints").exists()
 
 
+def test_a_search_chooses_settings_and_goes_on_after_a_stop(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+
+    def searching(name: str, **changes: object) -> ClassifySettings:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return settings(run, tmp_path / name, search=5, metric="accuracy", **changes)
+
+    result = finetune(searching("whole"), QUIET)
+    scores = json.loads((tmp_path / "whole" / "tuned" / "scores.json").read_text(encoding="utf-8"))
+    assert len(scores["trials"]) == 5
+    assert scores["trials"][0]["settings"] == {"learning_rate": 5e-5, "epochs": 3, "batch_size": 32, "warmup": 0.1}
+    best = max((t for t in scores["trials"] if t["value"] is not None), key=lambda t: t["value"])
+    assert scores["chosen"] == best["settings"]
+    assert result.scores.metrics["accuracy"] == best["value"]
+    assert "Search" in (tmp_path / "whole" / "tuned" / "report.html").read_text(encoding="utf-8")
+
+    entry, steps = tuning.metrics_entry, itertools.count(1)
+
+    def count(report: object, progress: object) -> object:
+        if next(steps) == 25:
+            signal.raise_signal(signal.SIGINT)
+        return entry(report, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "metrics_entry", count)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(searching("stopped"), Log())
+    assert "the trials so far are kept" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds a search that was stopped"):
+        finetune(searching("stopped"), QUIET)
+    finetune(searching("stopped", resume=True), QUIET)
+    again = json.loads((tmp_path / "stopped" / "tuned" / "scores.json").read_text(encoding="utf-8"))
+    assert again["trials"] == scores["trials"]
+    assert again["mean"] == scores["mean"]
+
+
 def test_patience_ends_early(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finetune(settings(run, tmp_path, epochs=9, patience=2, learning_rate=1e-12), Log())
     assert "no better for 2 epochs, stopped early" in capsys.readouterr().err

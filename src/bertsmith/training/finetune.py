@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bertsmith.training.data_report import DataReport, describe_data
 from bertsmith.training.device import pick_device, pick_precision, set_threads
 from bertsmith.training.loop import StopRequest
 from bertsmith.training.report import finetuning_report
+from bertsmith.training.search import TRIALS, search
 from bertsmith.training.tuning import (
     RunState,
     SeedState,
@@ -92,6 +94,8 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
         log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {threads} threads")
         with MetricsLog(settings.output / "metrics.jsonl", keep=lambda entry: _was_before(entry, run)) as metrics:
             session = Session(settings, config, encoder, data, device, dtype, metrics, stop, log)
+            if settings.search is not None:
+                session = replace(session, settings=settings.model_copy(update=search(session, settings.search)))
             _tune_all(session, run, checkpoint)
         return _finish(session, run, report, tokenizer)
 
@@ -136,6 +140,8 @@ def _check_output(settings: FinetuneSettings, log: Log) -> Path | None:
                 path=settings.output,
             )
         return last_checkpoint(settings.output, log)
+    if path.exists() and (settings.output / TRIALS).exists():
+        raise InputError(f"holds a search that was stopped; go on with: {resume_command(settings)}", path=path.parent)
     others = [p.name for p in settings.output.iterdir() if p.name != files.LOCK]
     if path.exists() and (settings.output / CHECKPOINTS).exists():
         raise InputError(f"holds a run that was stopped; go on with: {resume_command(settings)}", path=settings.output)
@@ -197,6 +203,8 @@ def _finish(session: Session, run: RunState, report: DataReport, tokenizer: Toke
             "mean": mean,
             "deviation": deviation,
             **scores_json(scores),
+            "chosen": {name: getattr(settings, name) for name in ("learning_rate", "epochs", "batch_size", "warmup")},
+            "trials": _trials(settings),
             "data": asdict(report),
         },
     )
@@ -219,6 +227,14 @@ def _finish(session: Session, run: RunState, report: DataReport, tokenizer: Toke
     log.say(f"model: {settings.output / 'model'}   report: {page}")
     log.say(f"next: bertsmith predict {settings.output} --input FILE -o predictions.jsonl")
     return FinetuningResult(settings.output, scores, mean, deviation)
+
+
+def _trials(settings: FinetuneSettings) -> list[dict[str, Any]]:
+    """Return the table that a search wrote."""
+    if settings.search is None:
+        return []
+    found: list[dict[str, Any]] = json.loads((settings.output / TRIALS).read_text(encoding="utf-8"))
+    return found
 
 
 def scores_json(scores: Scores) -> dict[str, Any]:

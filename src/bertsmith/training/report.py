@@ -188,6 +188,7 @@ def finetuning_sections(directory: Path) -> list[Section]:
                 line_chart(losses, "step", "training loss, smoothed"),
             ],
         ),
+        *_trial_sections(scores),
         _data_section(scores["data"]),
         Section("Settings", [table(("setting", "value"), [(k, str(v)) for k, v in settings.items()])]),
     ]
@@ -221,6 +222,20 @@ def highlighted(text: str, spans: Sequence[Sequence[Any]]) -> Markup:
             at = end
     shown = text if len(text) <= _MAX_SHOWN or spans else text[:_MAX_SHOWN] + " ..."
     return Markup("").join([*parts, escape(shown[at:])])
+
+
+def _trial_sections(scores: Mapping[str, Any]) -> list[Section]:
+    """Return the table of a search's trials, best first; none without a search."""
+    if not scores["trials"]:
+        return []
+    names = list(scores["chosen"])
+    trials = sorted(scores["trials"], key=lambda t: -1.0 if t["value"] is None else -t["value"])
+    rows = [
+        (t["number"], *(f"{t['settings'][name]:.3g}" for name in names), t["epochs_done"], t["value"]) for t in trials
+    ]
+    shown = [(*row[:-1], "stopped early" if row[-1] is None else f"{row[-1]:.3f}") for row in rows]
+    columns = ("trial", *(spoken(name) for name in names), "epochs done", f"dev {spoken(scores['metric'])}")
+    return [Section("Search", [table(columns, shown)])]
 
 
 def _data_section(data: Mapping[str, Any]) -> Section:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,20 @@ class RunState:
     current: Weights = field(default_factory=dict)
 
 
+def _never(epoch: float, best: float) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Session:
-    """What stays the same while one process works on a run."""
+    """What stays the same while one process works on a run.
+
+    Attributes:
+        settings, config, encoder, data, device, dtype: what is trained on what, where.
+        metrics, stop, log: where it reports to, and the user's wish to stop.
+        after_epoch: called with the epochs done and the best dev metric so far; true ends the seed.
+        keeps_checkpoints: whether a stopped seed can go on.
+    """
 
     settings: FinetuneSettings
     config: ModelConfig
@@ -94,6 +105,8 @@ class Session:
     metrics: MetricsLog
     stop: StopRequest
     log: Log
+    after_epoch: Callable[[float, float], bool] = _never
+    keeps_checkpoints: bool = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -138,15 +151,17 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
             is_epoch = report.step % session.steps_per_epoch == 0 or report.step == total
             if is_epoch:
                 _evaluate(session, run, model)
-                patient = settings.patience is None or state.worse < settings.patience
-                state.finished = report.step == total or not patient
+                impatient = settings.patience is not None and state.worse >= settings.patience
+                best = state.metrics[chosen_metric(settings, state.metrics)]
+                is_behind = session.after_epoch(report.step / session.steps_per_epoch, best)
+                state.finished = report.step == total or impatient or is_behind
             if state.finished:
                 break
-            if is_epoch or session.stop.requested:
+            if session.keeps_checkpoints and (is_epoch or session.stop.requested):
                 _save(session, run, model, optimizer)
             if session.stop.requested:
                 return False
-    if state.step < total:
+    if state.step < total and session.keeps_checkpoints:
         session.log.say(f"seed {state.seed}: no better for {state.worse} epochs, stopped early (--patience)")
     if state.collapsed:
         session.log.warn(

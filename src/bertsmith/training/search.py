@@ -1,0 +1,139 @@
+"""``bertsmith finetune --search N``: a study of learning rate, epochs, batch size and warm-up, by the dev metric.
+
+The first trials are of the paper's grid (appendix A.3); the others are proposed by Optuna's TPE. Trials that are
+behind the median of the earlier ones after the same share of their training are stopped. The study is kept in a
+journal, so a stopped search goes on; what a trial is depends on the seed and the trials before it alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bertsmith import files
+from bertsmith.errors import InputError
+from bertsmith.training.checkpoint import MetricsLog
+from bertsmith.training.tuning import RunState, SeedState, Session, chosen_metric, tune
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL, TRIALS = "search/study.journal", "search/trials.json"
+
+# Batch sizes, learning rates and epochs of appendix A.3, so ordered that any first few of them differ in all three.
+_GRID = sorted(
+    itertools.product((32, 16), (5e-5, 3e-5, 2e-5), (3, 2, 4)),
+    key=lambda point: ((32, 16).index(point[0]) + (5e-5, 3e-5, 2e-5).index(point[1]) + (3, 2, 4).index(point[2])) % 3,
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that was tried.
+
+    Attributes:
+        number: from 0.
+        settings: what it set.
+        value: its best dev metric; None if it was stopped early.
+        epochs_done: how far it came.
+    """
+
+    number: int
+    settings: dict[str, float | int]
+    value: float | None
+    epochs_done: float
+
+
+def search(session: Session, trials: int) -> dict[str, float | int]:
+    """Make ``trials`` trials, those of earlier sessions included, and return the settings of the best.
+
+    The table of trials is written to search/trials.json in the output directory.
+
+    Raises:
+        InputError: Optuna is not installed.
+        KeyboardInterrupt: stopped by the user; the trials so far are kept.
+    """
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise InputError("--search needs Optuna: pip install 'bertsmith[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = (session.settings.output / JOURNAL).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = JournalFileBackend(str(session.settings.output / JOURNAL))
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(journal),
+        study_name="search",
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+    )
+    finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    with MetricsLog(folder / "metrics.jsonl", keep=lambda entry: True) as metrics:
+        while (number := len(study.get_trials(deepcopy=False, states=finished))) < trials:
+            # A sampler of its own for every trial: the same proposals after a resume.
+            study.sampler = optuna.samplers.TPESampler(seed=session.settings.seed * 100_003 + number)
+            if number < min(len(_GRID), max(1, trials // 2)):
+                batch_size, learning_rate, epochs = _GRID[number]
+                point = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "warmup": 0.1}
+                study.enqueue_trial(point)
+            _make_trial(study, replace(session, metrics=metrics), number)
+            found = _table(study)
+            files.write_text(session.settings.output / TRIALS, json.dumps([vars(t) for t in found], indent=2) + "\n")
+    best = study.best_trial
+    session.log.say(f"best of {trials} trials: {_words(best.params)} with {best.value:.3f}")
+    return dict(best.params)
+
+
+def _make_trial(study: optuna.Study, session: Session, number: int) -> None:
+    import optuna
+
+    trial = study.ask()
+    settings = session.settings.model_copy(
+        update={
+            "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
+            "epochs": trial.suggest_int("epochs", 2, 6),
+            "batch_size": trial.suggest_categorical("batch_size", [8, 16, 32, 64]),
+            "warmup": trial.suggest_float("warmup", 0.0, 0.3),
+        }
+    )
+    session.log.say(f"trial {number}: {_words(trial.params)}")
+    session = replace(session, settings=settings, after_epoch=_judge(trial, settings.epochs), keeps_checkpoints=False)
+    run = RunState([SeedState(settings.seed)])
+    if not tune(session, run, None):
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        session.log.say("stopped; the trials so far are kept. Go on with the same command and --resume")
+        raise KeyboardInterrupt
+    state = run.seeds[0]
+    trial.set_user_attr("epochs_done", round(state.step / session.steps_per_epoch, 2))
+    if state.step < session.total_steps:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        session.log.say(f"trial {number}: behind the others, stopped early")
+    else:
+        study.tell(trial, state.metrics[chosen_metric(settings, state.metrics)])
+
+
+def _judge(trial: optuna.Trial, epochs: float) -> Callable[[float, float], bool]:
+    """Return whether a trial should stop, given how many epochs it has and its best metric so far."""
+
+    def is_behind(epoch: float, best: float) -> bool:
+        # Trials have different numbers of epochs; they are compared after the same share of their training.
+        trial.report(best, round(100 * epoch / epochs))
+        return trial.should_prune()
+
+    return is_behind
+
+
+def _table(study: optuna.Study) -> list[Trial]:
+    return [
+        Trial(number, dict(t.params), t.value if t.state.name == "COMPLETE" else None, t.user_attrs["epochs_done"])
+        for number, t in enumerate(t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED"))
+    ]
+
+
+def _words(params: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in params.items())
