@@ -67,7 +67,8 @@ class Scores:
         """Return the tables and metrics as aligned text."""
         lines = []
         for table in self.tables:
-            cells = [table.columns, *([_shown(cell) for cell in row] for row in table.rows)]
+            first, *others = table.columns
+            cells = [(first or table.title.lower(), *others), *([_shown(cell) for cell in row] for row in table.rows)]
             widths = [max(len(row[n]) for row in cells) for n in range(len(table.columns))]
             lines += ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
         lines.append(", ".join(f"{spoken(name)} {value:.3f}" for name, value in self.metrics.items()))

@@ -151,8 +151,8 @@ def split_rows(task: Task, rows: Any, share: float, seed: int) -> tuple[Any, Any
         dev.append(int.from_bytes(digest, "big") < share * 2**64)
     if all(dev) or not any(dev):
         raise InputError(
-            f"{len(set(task.groups(rows))):,} different rows are too few to hold a share of {share:g} out; "
-            "give a file with --dev",
+            f"{len(set(task.groups(rows))):,} groups of rows that belong together (an article, a text) are too few to "
+            f"hold a share of {share:g} out; give a larger --dev-share, or a file with --dev",
             path=rows.source,
         )
     return _select(rows, [n for n, d in enumerate(dev) if not d]), _select(rows, [n for n, d in enumerate(dev) if d])
