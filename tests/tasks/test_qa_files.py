@@ -13,7 +13,9 @@ import pytest
 from pyarrow import parquet
 
 from bertsmith.errors import InputError
-from bertsmith.tasks.qa_files import GoldAnswer, read_inputs, read_questions, select, split_by_group
+from bertsmith.tasks import qa
+from bertsmith.tasks.qa_files import GoldAnswer, read_inputs, read_questions
+from bertsmith.tasks.task import select_rows, split_rows
 
 HARBOUR = "The harbour of Lund was built in 1871. Its lighthouse is older; it was built in 1820."
 MARKET = "전주 시장은 1473년에 처음 열렸다. 지금은 매주 화요일에 열린다."
@@ -294,22 +296,22 @@ def test_a_split_keeps_articles_whole(tmp_path: Path) -> None:
         for n in range(23)
     ]
     rows = read_questions(written(tmp_path / "a.json", squad(*articles)))
-    train, dev = split_by_group(rows, 0.3, seed=5)
+    train, dev = split_rows(qa.TASK, rows, 0.3, seed=5)
     assert not set(train.groups) & set(dev.groups)
     assert sorted(train.ids + dev.ids) == sorted(rows.ids)
     assert 0.3 * len(rows) <= len(dev) < 0.3 * len(rows) + 4
-    assert split_by_group(rows, 0.3, seed=5)[1] == dev
-    assert split_by_group(rows, 0.3, seed=6)[1].ids != dev.ids
-    backwards = select(rows, range(len(rows))[::-1])
-    assert sorted(split_by_group(backwards, 0.3, seed=5)[1].ids) == sorted(dev.ids)
+    assert split_rows(qa.TASK, rows, 0.3, seed=5)[1] == dev
+    assert split_rows(qa.TASK, rows, 0.3, seed=6)[1].ids != dev.ids
+    backwards = select_rows(rows, range(len(rows))[::-1])
+    assert sorted(split_rows(qa.TASK, backwards, 0.3, seed=5)[1].ids) == sorted(dev.ids)
     for share in (0.001, 0.999):
-        assert all(map(len, split_by_group(rows, share, seed=5)))
+        assert all(map(len, split_rows(qa.TASK, rows, share, seed=5)))
 
 
 def test_a_split_that_cannot_be_made(tmp_path: Path) -> None:
     rows = read_questions(written(tmp_path / "a.json", TWO))
     with pytest.raises(InputError, match="one article"):
-        split_by_group(select(rows, [1, 2]), 0.5, seed=0)
+        split_rows(qa.TASK, select_rows(rows, [1, 2]), 0.5, seed=0)
     for share in (0, 1, -0.5):
         with pytest.raises(InputError, match="between 0 and 1"):
-            split_by_group(rows, share, seed=0)
+            split_rows(qa.TASK, rows, share, seed=0)

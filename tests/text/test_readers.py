@@ -197,7 +197,10 @@ def test_sentences_one_a_line_are_never_joined(tmp_path: Path) -> None:
         assert not report.wrapped_files
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real data of ../shared/data is not here")
+@pytest.mark.skipif(
+    not REAL.is_dir(),
+    reason="tries the rules of the tests above on published novels and corpora, which are not part of the repository",
+)
 def test_real_files_get_the_right_rule() -> None:
     report = ReadReport()
     for path in find_files([REAL], settings(), report):

@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +135,18 @@ def test_a_pretraining_run_does_not_predict(run: Path) -> None:
         bertsmith.load(run)
 
 
+def interrupt_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Send Ctrl-C at the n-th step that is made from now on."""
+    entry, steps = tuning.metrics_entry, itertools.count(1)
+
+    def count(report: object, progress: object) -> object:
+        if next(steps) == step:
+            signal.raise_signal(signal.SIGINT)
+        return entry(report, progress)
+
+    patch.setattr(tuning, "metrics_entry", count)
+
+
 def test_a_stopped_run_goes_on_with_the_same_result(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,19 +155,11 @@ def test_a_stopped_run_goes_on_with_the_same_result(
         return settings(run, tmp_path / name, epochs=3, seeds=2, metric="accuracy", **changes)
 
     finetune(changed("whole"), QUIET)
-    entry = tuning.metrics_entry
     # In the first seed's second epoch, at the end of an epoch, and early in the second seed.
     for stop_at in (8, 12, 19):
         name = f"stopped-{stop_at}"
-        steps = itertools.count(1)
-
-        def count(report: object, progress: object, steps: Iterator[int] = steps, at: int = stop_at) -> object:
-            if next(steps) == at:
-                signal.raise_signal(signal.SIGINT)
-            return entry(report, progress)
-
         with monkeypatch.context() as patch:
-            patch.setattr(tuning, "metrics_entry", count)
+            interrupt_at(patch, stop_at)
             with pytest.raises(KeyboardInterrupt):
                 finetune(changed(name), Log())
         assert "--resume" in capsys.readouterr().err
@@ -191,24 +194,20 @@ def test_a_search_chooses_settings_and_goes_on_after_a_stop(
     assert result.scores.metrics["accuracy"] == best["value"]
     assert "Search" in (tmp_path / "whole" / "tuned" / "report.html").read_text(encoding="utf-8")
 
-    entry, steps = tuning.metrics_entry, itertools.count(1)
-
-    def count(report: object, progress: object) -> object:
-        if next(steps) == 25:
-            signal.raise_signal(signal.SIGINT)
-        return entry(report, progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning, "metrics_entry", count)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(searching("stopped"), Log())
-    assert "the trials so far are kept" in capsys.readouterr().err
-    with pytest.raises(InputError, match="holds a search that was stopped"):
-        finetune(searching("stopped"), QUIET)
-    finetune(searching("stopped", resume=True), QUIET)
-    again = json.loads((tmp_path / "stopped" / "tuned" / "scores.json").read_text(encoding="utf-8"))
-    assert again["trials"] == scores["trials"]
-    assert again["mean"] == scores["mean"]
+    # In the first trial, when no table of trials stands there yet, and in a later one.
+    for stop_at in (3, 25):
+        name = f"stopped-{stop_at}"
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, stop_at)
+            with pytest.raises(KeyboardInterrupt):
+                finetune(searching(name), Log())
+        assert "the trials so far are kept" in capsys.readouterr().err
+        with pytest.raises(InputError, match="holds a search that was stopped"):
+            finetune(searching(name), QUIET)
+        finetune(searching(name, resume=True), QUIET)
+        again = json.loads((tmp_path / name / "tuned" / "scores.json").read_text(encoding="utf-8"))
+        assert again["trials"] == scores["trials"]
+        assert again["mean"] == scores["mean"]
 
 
 def test_patience_ends_early(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     def inputs() -> Iterator[Any]:
         return (given for _, given in predictor.task.inputs(source, predictor.facts))
 
-    total = None if _is_stdin(settings) else sum(1 for _ in inputs())
+    total = None if source.is_stdin else sum(1 for _ in inputs())
     rows = truncated = 0
     with _output(settings.output) as out, log.progress("predicting", total, "texts") as advance:
         for prediction in predictor.stream(inputs()):
@@ -130,8 +130,7 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
             truncated += prediction.truncated > 0
             advance(1)
         if rows == 0:
-            where = "standard input" if _is_stdin(settings) else settings.input
-            raise InputError("holds no text; expected at least one", path=where)
+            raise InputError("holds no text; expected at least one", path=source.where)
     if truncated:
         log.warn(f"{truncated:,} of {rows:,} texts were longer than {predictor.max_length} tokens and were cut")
     if settings.output is not None:

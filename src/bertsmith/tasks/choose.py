@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertsmith.batch import Batch, pack
+from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
 from bertsmith.model.heads import MultipleChoiceModel
 from bertsmith.task_config import ChooseSettings
 from bertsmith.tasks.prediction import ChoicePrediction
-from bertsmith.tasks.scores import WORST, Mistake, Scores, ScoreTable
+from bertsmith.tasks.scores import Mistake, Scores, ScoreTable, worst
 from bertsmith.tasks.task import Facts, Outputs, Source, Task
-from bertsmith.tasks.texts import cut_notes, read_cells
+from bertsmith.tasks.texts import TextExamples, cut_notes, encode_texts, read_cells, softmax
 from bertsmith.text.tables import column, read_table
-from bertsmith.text.tokenizer import Encoding, Tokenizer
+from bertsmith.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,30 +51,37 @@ class ChoiceExamples:
     """Rows as the encoder gets them: n sequences ``[CLS] context [SEP] ending [SEP]`` a row.
 
     Attributes:
-        encodings: n a row.
+        sequences: those of a row one after the other.
+        choices: n.
         gold: (rows,) int64, or None.
     """
 
-    encodings: list[list[Encoding]]
+    sequences: TextExamples
+    choices: int
     gold: Tensor | None
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """Tokens of all endings of a row together."""
-        return [sum(len(e.ids) for e in row) for row in self.encodings]
+        found: list[int] = np.array(self.sequences.lengths).reshape(-1, self.choices).sum(1).tolist()
+        return found
+
+    @cached_property
+    def cut(self) -> list[int]:
+        """Tokens of each row that did not fit, over all endings."""
+        found: list[int] = np.array(self.sequences.cut).reshape(-1, self.choices).sum(1).tolist()
+        return found
 
     @property
     def truncated(self) -> int:
         """Rows of which something was cut."""
-        return sum(any(e.truncated for e in row) for row in self.encodings)
+        return sum(tokens > 0 for tokens in self.cut)
 
     def batch(self, numbers: Sequence[int] | np.ndarray) -> Batch:
         """Return some rows as a batch of n times as many sequences."""
-        chosen = [e for number in numbers for e in self.encodings[int(number)]]
-        batch = pack([e.ids for e in chosen], [e.segment_ids for e in chosen])
-        if self.gold is None:
-            return batch
-        return replace(batch, labels=self.gold[torch.as_tensor(np.asarray(numbers), dtype=torch.int64)])
+        rows = np.asarray(numbers, dtype=np.int64)
+        batch = self.sequences.batch((rows[:, None] * self.choices + np.arange(self.choices)).ravel())
+        return batch if self.gold is None else replace(batch, labels=self.gold[torch.from_numpy(rows)])
 
 
 def read(source: Source) -> ChoiceRows:
@@ -135,9 +143,8 @@ def find_facts(train: ChoiceRows, dev: ChoiceRows, settings: ChooseSettings) -> 
 def encode(rows: ChoiceRows, facts: Facts, tokenizer: Tokenizer) -> ChoiceExamples:
     """Encode each ending as a pair with its context."""
     pairs = [(context, ending) for context, row in zip(rows.contexts, rows.endings, strict=True) for ending in row]
-    encoded = iter(tokenizer.encode_batch(pairs, facts["max_length"]))
     gold = torch.tensor(rows.gold) if rows.gold else None
-    return ChoiceExamples([[next(encoded) for _ in row] for row in rows.endings], gold)
+    return ChoiceExamples(encode_texts(pairs, facts, tokenizer, None), facts["choices"], gold)
 
 
 def make_model(config: ModelConfig, facts: Facts) -> MultipleChoiceModel:
@@ -165,10 +172,9 @@ def cut_outputs(logits: Tensor, batch: Batch, facts: Facts) -> Outputs:
 
 def score(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: Facts) -> Scores:
     """Return the accuracy; chance and the commonest answer stand in a table."""
-    shares = _shares(outputs)
+    shares = softmax(outputs)
     gold, predicted = np.array(rows.gold), shares.argmax(1)
-    wrong = np.flatnonzero(gold != predicted)
-    worst = wrong[np.argsort(-shares[wrong, predicted[wrong]], kind="stable")][:WORST].tolist()
+    confidence = shares.max(1)
     commonest = float(np.bincount(gold).max() / len(gold))
     accuracy = float((gold == predicted).mean())
     table = ScoreTable(
@@ -185,28 +191,21 @@ def score(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: F
                 rows.contexts[n],
                 rows.endings[n][gold[n]],
                 rows.endings[n][predicted[n]],
-                float(shares[n, predicted[n]]),
+                float(confidence[n]),
                 rows.lines[n],
             )
-            for n in worst
+            for n in worst(gold != predicted, confidence)
         ),
     )
 
 
 def predict(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: Facts) -> list[ChoicePrediction]:
     """Return the likeliest ending of each row, with the probabilities of all."""
-    shares = _shares(outputs)
+    shares = softmax(outputs)
     return [
-        ChoicePrediction(context, endings, int(row.argmax()), tuple(row.tolist()), sum(e.truncated for e in encodings))
-        for context, endings, row, encodings in zip(
-            rows.contexts, rows.endings, shares, examples.encodings, strict=True
-        )
+        ChoicePrediction(context, endings, int(row.argmax()), tuple(row.tolist()), cut)
+        for context, endings, row, cut in zip(rows.contexts, rows.endings, shares, examples.cut, strict=True)
     ]
-
-
-def _shares(outputs: Outputs) -> np.ndarray:
-    shares: np.ndarray = torch.from_numpy(np.stack(outputs)).softmax(1).numpy()
-    return shares
 
 
 def inputs(source: Source, facts: Facts) -> Iterator[tuple[int, tuple[str, tuple[str, ...]]]]:

@@ -13,28 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
-from bertsmith.model.heads import SequenceClassifier
 from bertsmith.task_config import ClassifySettings
 from bertsmith.tasks.prediction import LabelPrediction
-from bertsmith.tasks.scores import WORST, Mistake, Scores, ScoreTable, label_scores
-from bertsmith.tasks.task import Facts, Outputs, Task
+from bertsmith.tasks.scores import Mistake, Scores, ScoreTable, label_scores, worst
+from bertsmith.tasks.task import Facts, Outputs, not_in_training
 from bertsmith.tasks.texts import (
-    TEXT_ROLES,
     TextExamples,
     TextRows,
     both,
-    cut_notes,
     encode_texts,
     pooled_counts,
-    pooled_outputs,
     read_texts,
     refuse_swapped,
     shown,
+    softmax,
     text_columns,
-    text_inputs,
-    text_rows,
+    text_task,
 )
 from bertsmith.text.tokenizer import Tokenizer
 
@@ -65,10 +60,7 @@ def label_numbers(rows: TextRows, names: Sequence[str]) -> np.ndarray:
     numbers = {name: number for number, name in enumerate(names)}
     for line, name in zip(rows.lines, rows.labels, strict=True):
         if name not in numbers:
-            listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise InputError(
-                f"label {name!r} is not among those of the training rows: {listed}", path=rows.source, line=line
-            )
+            raise not_in_training(f"label {name!r}", names, rows.source, line)
     return np.array([numbers[name] for name in rows.labels], dtype=np.int64)
 
 
@@ -98,12 +90,7 @@ def find_facts(train: TextRows, dev: TextRows, settings: ClassifySettings) -> Fa
 def encode(rows: TextRows, facts: Facts, tokenizer: Tokenizer) -> TextExamples:
     """Encode rows and number their labels."""
     targets = torch.from_numpy(label_numbers(rows, facts["labels"])) if rows.labels else None
-    return encode_texts(rows, facts, tokenizer, targets)
-
-
-def make_model(config: ModelConfig, facts: Facts) -> SequenceClassifier:
-    """Return a classifier with a fresh output layer."""
-    return SequenceClassifier(config, len(facts["labels"]))
+    return encode_texts(rows.texts, facts, tokenizer, targets)
 
 
 def loss_sums(model: nn.Module, batch: Batch, facts: Facts) -> dict[str, Tensor]:
@@ -119,13 +106,10 @@ def score(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts
     labels = facts["labels"]
     shares = softmax(outputs)
     gold, predicted = label_numbers(rows, labels), shares.argmax(1)
-    wrong = np.flatnonzero(gold != predicted)
-    worst = wrong[np.argsort(-shares[wrong, predicted[wrong]], kind="stable")][:WORST]
+    confidence = shares.max(1)
     mistakes = tuple(
-        Mistake(
-            shown(rows.texts[n]), labels[gold[n]], labels[predicted[n]], float(shares[n, predicted[n]]), rows.lines[n]
-        )
-        for n in worst.tolist()
+        Mistake(shown(rows.texts[n]), labels[gold[n]], labels[predicted[n]], float(confidence[n]), rows.lines[n])
+        for n in worst(gold != predicted, confidence)
     )
     scores = label_scores(gold, predicted, labels)
     if "commonest" in facts:
@@ -140,35 +124,21 @@ def predict(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Fac
     shares = softmax(outputs)
     best = shares.argmax(1).tolist()
     predictions = []
-    for text, b, row, encoding in zip(rows.texts, best, shares.tolist(), examples.encodings, strict=True):
+    for text, b, row, cut in zip(rows.texts, best, shares.tolist(), examples.cut, strict=True):
         scores = dict(zip(facts["labels"], row, strict=True))
         first, second = both(text)
-        predictions.append(LabelPrediction(first, facts["labels"][b], row[b], scores, encoding.truncated, second))
+        predictions.append(LabelPrediction(first, facts["labels"][b], row[b], scores, cut, second))
     return predictions
 
 
-def softmax(outputs: Outputs) -> np.ndarray:
-    """Return probabilities (rows, labels) of logits, float32."""
-    shares: np.ndarray = torch.from_numpy(np.stack(outputs)).softmax(1).numpy()
-    return shares
-
-
-TASK = Task(
-    name="classify",
+TASK = text_task(
+    "classify",
     read=read_texts,
     facts=find_facts,
     encode=encode,
-    model=make_model,
     counts=pooled_counts,
     sums=loss_sums,
-    outputs=pooled_outputs,
     score=score,
     predict=predict,
-    inputs=text_inputs,
-    rows=text_rows,
-    roles=(*TEXT_ROLES, "label"),
-    keys=lambda rows: rows.texts,
     answers=lambda rows: rows.labels,
-    groups=lambda rows: rows.texts,
-    notes=cut_notes,
 )

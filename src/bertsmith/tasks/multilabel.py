@@ -8,26 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
-from bertsmith.model.heads import SequenceClassifier
 from bertsmith.task_config import MultilabelSettings
 from bertsmith.tasks.prediction import LabelsPrediction
-from bertsmith.tasks.scores import WORST, Mistake, Scores, label_table
-from bertsmith.tasks.task import Facts, Outputs, Source, Task
+from bertsmith.tasks.scores import Mistake, Scores, label_table, worst
+from bertsmith.tasks.task import Facts, Outputs, Source, not_in_training
 from bertsmith.tasks.texts import (
-    TEXT_ROLES,
     TextExamples,
     TextRows,
     both,
-    cut_notes,
     encode_texts,
-    pooled_outputs,
     read_texts,
     shown,
     text_columns,
-    text_inputs,
-    text_rows,
+    text_task,
 )
 from bertsmith.text.tokenizer import Tokenizer
 
@@ -84,24 +78,14 @@ def _targets(rows: TextRows, facts: Facts) -> np.ndarray:
     for n, names in enumerate(label_sets(rows, facts["separator"])):
         for name in names:
             if name not in numbers:
-                listed = ", ".join(facts["labels"][:20])
-                raise InputError(
-                    f"label {name!r} is not among those of the training rows: {listed}",
-                    path=rows.source,
-                    line=rows.lines[n],
-                )
+                raise not_in_training(f"label {name!r}", facts["labels"], rows.source, rows.lines[n])
             targets[n, numbers[name]] = 1.0
     return targets
 
 
 def encode(rows: TextRows, facts: Facts, tokenizer: Tokenizer) -> TextExamples:
     """Encode rows; the target of a row is 1 for each of its labels."""
-    return encode_texts(rows, facts, tokenizer, torch.from_numpy(_targets(rows, facts)) if rows.labels else None)
-
-
-def make_model(config: ModelConfig, facts: Facts) -> SequenceClassifier:
-    """Return a classifier with a fresh output layer."""
-    return SequenceClassifier(config, len(facts["labels"]))
+    return encode_texts(rows.texts, facts, tokenizer, torch.from_numpy(_targets(rows, facts)) if rows.labels else None)
 
 
 def loss_counts(batch: Batch) -> dict[str, int]:
@@ -123,10 +107,8 @@ def score(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts
     shares = _shares(outputs)
     gold, predicted = _targets(rows, facts).astype(np.int64), (shares >= THRESHOLD).astype(np.int64)
     table, macro_f1 = label_table(gold, predicted, facts["labels"])
-    wrong = np.flatnonzero((gold != predicted).any(1))
     # The error of a row is the largest distance of a probability from the truth.
     distance = np.abs(shares - gold).max(1)
-    worst = wrong[np.argsort(-distance[wrong], kind="stable")][:WORST].tolist()
 
     def names(row: np.ndarray) -> str:
         return facts["separator"].join(np.array(facts["labels"])[row.astype(bool)]) or "(none)"
@@ -141,7 +123,7 @@ def score(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts
         collapsed=bool((predicted == predicted[0]).all() and not (gold == gold[0]).all()),
         mistakes=tuple(
             Mistake(shown(rows.texts[n]), names(gold[n]), names(predicted[n]), float(distance[n]), rows.lines[n])
-            for n in worst
+            for n in worst((gold != predicted).any(1), distance)
         ),
     )
 
@@ -149,11 +131,11 @@ def score(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts
 def predict(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts) -> list[LabelsPrediction]:
     """Return the labels above one half, with the probabilities of all."""
     predictions = []
-    for text, row, encoding in zip(rows.texts, _shares(outputs).tolist(), examples.encodings, strict=True):
+    for text, row, cut in zip(rows.texts, _shares(outputs).tolist(), examples.cut, strict=True):
         scores = dict(zip(facts["labels"], row, strict=True))
         chosen = tuple(name for name, share in scores.items() if share >= THRESHOLD)
         first, second = both(text)
-        predictions.append(LabelsPrediction(first, chosen, scores, encoding.truncated, second))
+        predictions.append(LabelsPrediction(first, chosen, scores, cut, second))
     return predictions
 
 
@@ -162,22 +144,14 @@ def _shares(outputs: Outputs) -> np.ndarray:
     return shares
 
 
-TASK = Task(
-    name="multilabel",
+TASK = text_task(
+    "multilabel",
     read=read,
     facts=find_facts,
     encode=encode,
-    model=make_model,
     counts=loss_counts,
     sums=loss_sums,
-    outputs=pooled_outputs,
     score=score,
     predict=predict,
-    inputs=text_inputs,
-    rows=text_rows,
-    roles=(*TEXT_ROLES, "label"),
-    keys=lambda rows: rows.texts,
     answers=lambda rows: rows.labels,
-    groups=lambda rows: rows.texts,
-    notes=cut_notes,
 )

@@ -25,7 +25,7 @@ from bertsmith.tasks.qa_files import COLUMNS, ROLES, QuestionRows, read_inputs, 
 from bertsmith.tasks.qa_metrics import best_threshold, detect_language, score_answers
 from bertsmith.tasks.qa_windows import DEFAULTS, QuestionExamples, encode, max_context
 from bertsmith.tasks.scores import WORST, Mistake, Scores, ScoreTable
-from bertsmith.tasks.task import Facts, Outputs, Source, Task
+from bertsmith.tasks.task import Facts, Outputs, Source, Task, per_sequence
 
 _AROUND = 200
 _NONE = "(no answer)"
@@ -330,7 +330,7 @@ def loss_sums(model: nn.Module, batch: Batch, facts: Facts) -> dict[str, Tensor]
 
 def cut_outputs(logits: Tensor, batch: Batch, facts: Facts) -> Outputs:
     """Cut logits (T, 2) into an array (length, 2) a window."""
-    return np.split(logits.detach().float().cpu().numpy(), batch.sequence_starts[1:-1].cpu().numpy())
+    return per_sequence(logits.detach().float().cpu().numpy(), batch)
 
 
 def inputs(source: Source, facts: Facts) -> Iterator[tuple[int, tuple[str, str]]]:

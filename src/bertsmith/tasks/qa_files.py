@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import re
@@ -174,59 +173,6 @@ def read_inputs(
     names = COLUMNS | dict(columns or {})
     for asked in _questions(path, {r: names[r] for r in ("question", "context")}, encoding, quoting, answers=False):
         yield asked.line, (asked.question, asked.context)
-
-
-def select(rows: QuestionRows, numbers: Sequence[int]) -> QuestionRows:
-    """Return some rows, in the order of ``numbers``."""
-    return QuestionRows(
-        [rows.ids[n] for n in numbers],
-        [rows.questions[n] for n in numbers],
-        [rows.contexts[n] for n in numbers],
-        [rows.answers[n] for n in numbers] if rows.answers else [],
-        [rows.groups[n] for n in numbers],
-        [rows.lines[n] for n in numbers],
-        rows.source,
-    )
-
-
-def split_by_group(rows: QuestionRows, share: float, seed: int) -> tuple[QuestionRows, QuestionRows]:
-    """Hold out whole articles, so that no context is in both parts.
-
-    Articles come in the order of a hash of (seed, article); the first ones are held out until they have at least
-    ``share`` of the questions. The order of the rows plays no part and is kept.
-
-    Args:
-        rows: questions of at least two articles.
-        share: between 0 and 1.
-        seed: another one holds out other articles.
-
-    Returns:
-        The rest and the held-out rows, neither of them empty. Warnings stay with ``rows``.
-
-    Raises:
-        InputError: ``share`` is not between 0 and 1, or all questions belong to one article.
-    """
-    if not 0 < share < 1:
-        raise InputError(f"the share to hold out is {share}; expected a number between 0 and 1")
-    sizes: dict[str, int] = {}
-    for group in rows.groups:
-        sizes[group] = sizes.get(group, 0) + 1
-    if len(sizes) < 2:
-        raise InputError("all questions belong to one article; expected several to split by", path=rows.source)
-    held: set[str] = set()
-    count = 0
-    for group in sorted(sizes, key=lambda name: (_hash(seed, name), name))[:-1]:
-        if count >= share * len(rows):
-            break
-        held.add(group)
-        count += sizes[group]
-    inside = [group in held for group in rows.groups]
-    rest = select(rows, [n for n, is_held in enumerate(inside) if not is_held])
-    return rest, select(rows, [n for n, is_held in enumerate(inside) if is_held])
-
-
-def _hash(seed: int, group: str) -> str:
-    return hashlib.sha256(f"{seed}\n{group}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _rows(found: Sequence[_Question], path: Path, warnings: tuple[str, ...], left_out: int) -> QuestionRows:

@@ -10,27 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
-from bertsmith.model.heads import SequenceClassifier
 from bertsmith.task_config import RegressSettings
 from bertsmith.tasks.prediction import NumberPrediction
-from bertsmith.tasks.scores import WORST, Mistake, Scores, ScoreTable
-from bertsmith.tasks.task import Facts, Outputs, Task
+from bertsmith.tasks.scores import Mistake, Scores, ScoreTable, worst
+from bertsmith.tasks.task import Facts, Outputs
 from bertsmith.tasks.texts import (
-    TEXT_ROLES,
     TextExamples,
     TextRows,
     both,
-    cut_notes,
     encode_texts,
     pooled_counts,
-    pooled_outputs,
     read_texts,
     shown,
     text_columns,
-    text_inputs,
-    text_rows,
+    text_task,
 )
 from bertsmith.text.tokenizer import Tokenizer
 
@@ -80,12 +74,7 @@ def encode(rows: TextRows, facts: Facts, tokenizer: Tokenizer) -> TextExamples:
     targets = None
     if rows.labels:
         targets = torch.from_numpy((values(rows) - facts["mean"]) / facts["deviation"]).float()
-    return encode_texts(rows, facts, tokenizer, targets)
-
-
-def make_model(config: ModelConfig, facts: Facts) -> SequenceClassifier:
-    """Return a model with a fresh output layer of one number."""
-    return SequenceClassifier(config, 1)
+    return encode_texts(rows.texts, facts, tokenizer, targets)
 
 
 def loss_sums(model: nn.Module, batch: Batch, facts: Facts) -> dict[str, Tensor]:
@@ -112,7 +101,7 @@ def score(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts
         collapsed=collapsed,
         mistakes=tuple(
             Mistake(shown(rows.texts[n]), f"{gold[n]:g}", f"{predicted[n]:.2f}", float(errors[n]), rows.lines[n])
-            for n in np.argsort(-errors, kind="stable")[:WORST].tolist()
+            for n in worst(errors >= 0, errors)
         ),
     )
 
@@ -120,9 +109,9 @@ def score(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts
 def predict(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts) -> list[NumberPrediction]:
     """Return a number for each row, in the units of the training rows."""
     predictions = []
-    for text, value, encoding in zip(rows.texts, _numbers(outputs, facts).tolist(), examples.encodings, strict=True):
+    for text, value, cut in zip(rows.texts, _numbers(outputs, facts).tolist(), examples.cut, strict=True):
         first, second = both(text)
-        predictions.append(NumberPrediction(first, value, encoding.truncated, second))
+        predictions.append(NumberPrediction(first, value, cut, second))
     return predictions
 
 
@@ -144,22 +133,14 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
 
 
-TASK = Task(
-    name="regress",
+TASK = text_task(
+    "regress",
     read=read_texts,
     facts=find_facts,
     encode=encode,
-    model=make_model,
     counts=pooled_counts,
     sums=loss_sums,
-    outputs=pooled_outputs,
     score=score,
     predict=predict,
-    inputs=text_inputs,
-    rows=text_rows,
-    roles=(*TEXT_ROLES, "label"),
-    keys=lambda rows: rows.texts,
     answers=lambda rows: (),
-    groups=lambda rows: rows.texts,
-    notes=cut_notes,
 )

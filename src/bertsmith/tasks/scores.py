@@ -92,6 +92,18 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     ]
 
 
+def worst(wrong: np.ndarray, confidence: np.ndarray) -> list[int]:
+    """Return the numbers of up to 20 wrong rows, the most confident first.
+
+    Args:
+        wrong: (rows,) whether a row is wrong.
+        confidence: (rows,) how sure the model was, or how far off.
+    """
+    numbers = np.flatnonzero(wrong)
+    found: list[int] = numbers[np.argsort(-confidence[numbers], kind="stable")][:WORST].tolist()
+    return found
+
+
 def label_table(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> tuple[ScoreTable, float]:
     """Return precision, recall and F1 per label, and the mean F1.
 

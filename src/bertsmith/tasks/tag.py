@@ -18,8 +18,8 @@ from bertsmith.tasks.tag_files import TaggedRows, read_tagged, rows_from_texts
 from bertsmith.tasks.tag_schemes import OUTSIDE, bio_labels, split_tag
 from bertsmith.tasks.tagging import NO_TARGET, TagExamples, encode, predict, score
 from bertsmith.tasks.tagging import find_facts as facts_of_rows
-from bertsmith.tasks.task import Facts, Outputs, Source, Task
-from bertsmith.tasks.texts import read_cells
+from bertsmith.tasks.task import Facts, Outputs, Source, Task, per_sequence
+from bertsmith.tasks.texts import checked, text_inputs
 from bertsmith.text.decoding import uncompressed_name
 
 _TAGGED_ENDINGS = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes")
@@ -90,7 +90,7 @@ def cut_outputs(logits: Tensor, batch: Batch, facts: Facts) -> Outputs:
     if "logits" in facts:
         lowest = np.full(len(values), np.finfo(np.float32).min / 2, dtype=np.float32)
         values = np.stack([lowest if n is None else values[:, n] for n in facts["logits"]], axis=1)
-    return np.split(values, batch.sequence_starts[1:-1].cpu().numpy())
+    return per_sequence(values, batch)
 
 
 def inputs(source: Source, facts: Facts) -> Iterator[tuple[int, object]]:
@@ -99,15 +99,11 @@ def inputs(source: Source, facts: Facts) -> Iterator[tuple[int, object]]:
     Raises:
         InputError: the file cannot be read, the column is missing, or a text is empty.
     """
-    if str(source.path) != "-" and uncompressed_name(source.path).suffix.lower() in _TAGGED_ENDINGS:
+    if not source.is_stdin and uncompressed_name(source.path).suffix.lower() in _TAGGED_ENDINGS:
         rows = read(source)
         yield from zip(rows.lines, zip(rows.texts, rows.units, strict=True), strict=True)
-        return
-    for line, (text,) in read_cells(source, [source.columns["text"]]):
-        if not text.strip():
-            where = "standard input" if str(source.path) == "-" else source.path
-            raise InputError("the text is empty; expected at least one character", path=where, line=line)
-        yield line, text
+    else:
+        yield from text_inputs(source, facts)
 
 
 def rows_of(given: Sequence[tuple[int, object]], facts: Facts) -> TaggedRows:
@@ -119,12 +115,8 @@ def rows_of(given: Sequence[tuple[int, object]], facts: Facts) -> TaggedRows:
     texts, own = [], []
     for number, value in given:
         text, units = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
-        if not isinstance(text, str):
-            raise InputError(f"text {number} is of type {type(text).__name__}; expected a string")
-        if not text.strip():
-            raise InputError(f"text {number} is an empty text; expected at least one character")
-        texts.append(text)
-        own.append(None if units is None else _units(units, text, number))
+        texts.append(checked(text, number))
+        own.append(None if units is None else _units(units, texts[-1], number))
     rows = rows_from_texts(texts, facts["unit"])
     units_of = [found if units is None else units for units, found in zip(own, rows.units, strict=True)]
     return replace(rows, units=units_of, lines=[number for number, _ in given])

@@ -9,7 +9,6 @@ gets its ``E-X`` ends where it stops.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,20 +265,18 @@ def entity_scores(
 ) -> tuple[dict[str, float], list[TypeScores]]:
     """Return precision, recall and F1 over all entities, and the figures of each type.
 
-    An entity is right if both ends and the type are. These are seqeval's figures in its strict mode with IOB2, and
-    come from there if it is installed; counting equal spans gives the same. What is not defined is 0.
+    An entity is right if both ends and the type are. These are seqeval's figures in its strict mode with IOB2. What is
+    not defined is 0.
 
     Args:
         gold: the entities of each sentence.
         predicted: the same.
         lengths: units of each sentence.
     """
+    from seqeval.metrics.v1 import precision_recall_fscore_support
+    from seqeval.scheme import IOB2
+
     kinds = sorted({kind for side in (gold, predicted) for spans in side for _, _, kind in spans})
-    try:
-        from seqeval.metrics.v1 import precision_recall_fscore_support
-        from seqeval.scheme import IOB2
-    except ImportError:
-        return count_entities(gold, predicted)
     # Seqeval takes hyphens off the ends of types; numbers have none.
     numbers = {kind: f"{number:06d}" for number, kind in enumerate(kinds)}
     tags = [
@@ -296,23 +293,3 @@ def entity_scores(
         for kind, p, r, f, count in zip(kinds, *shares, support, strict=True)
     ]
     return {"f1": float(figures[2]), "precision": float(figures[0]), "recall": float(figures[1])}, rows
-
-
-def count_entities(
-    gold: Sequence[Sequence[SpanTuple]], predicted: Sequence[Sequence[SpanTuple]]
-) -> tuple[dict[str, float], list[TypeScores]]:
-    """Return what :func:`entity_scores` does, by counting spans that occur on both sides."""
-    right: Counter[str] = Counter()
-    there: Counter[str] = Counter()
-    said: Counter[str] = Counter()
-    for expected, found in zip(gold, predicted, strict=True):
-        there.update(kind for _, _, kind in expected)
-        said.update(kind for _, _, kind in found)
-        right.update(kind for _, _, kind in set(expected) & set(found))
-    rows = [(kind, *_figures(right[kind], said[kind], there[kind]), there[kind]) for kind in sorted(there | said)]
-    precision, recall, f1 = _figures(right.total(), said.total(), there.total())
-    return {"f1": f1, "precision": precision, "recall": recall}, rows
-
-
-def _figures(right: int, said: int, there: int) -> tuple[float, float, float]:
-    return right / max(said, 1), right / max(there, 1), 2 * right / max(said + there, 1)

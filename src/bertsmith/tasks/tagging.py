@@ -35,7 +35,7 @@ from bertsmith.tasks.tag_schemes import (
     split_tag,
     to_spans,
 )
-from bertsmith.tasks.task import Facts, Outputs
+from bertsmith.tasks.task import Facts, Outputs, not_in_training
 from bertsmith.text.tokenizer import Tokenizer
 
 NO_TARGET = -100
@@ -151,9 +151,7 @@ def gold_numbers(rows: TaggedRows, facts: Facts) -> list[np.ndarray]:
     for row, tags in enumerate(rows.tags if unknown else ()):
         for line, tag in zip(rows.unit_lines[row], tags, strict=True):
             if tag in unknown:
-                listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-                message = f"tag {tag!r} is not among those of the training rows: {listed}"
-                raise InputError(message, path=rows.source, line=line)
+                raise not_in_training(f"tag {tag!r}", names, rows.source, line)
     bio = rows.tags if scheme is None else [from_spans(to_spans(t, scheme), len(t), "BIO") for t in rows.tags]
     return [np.array([numbers[tag] for tag in tags], dtype=np.int64) for tags in bio]
 

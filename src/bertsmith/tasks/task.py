@@ -7,6 +7,7 @@ examples, and turns the model's outputs into scores and predictions. Everything 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -48,6 +49,16 @@ class Source:
     quoting: str = "auto"
     format: str = "auto"
     limit: int | None = None
+
+    @property
+    def is_stdin(self) -> bool:
+        """Whether lines of standard input are meant: the path is "-"."""
+        return str(self.path) == "-"
+
+    @property
+    def where(self) -> Path | str:
+        """The file, or "standard input", for messages."""
+        return "standard input" if self.is_stdin else self.path
 
 
 class Rows(Protocol):
@@ -139,32 +150,64 @@ def source(settings: FinetuneSettings, path: Path, roles: Iterable[str], limit: 
     return Source(path, columns, settings.encoding, settings.quoting, getattr(settings, "format", "auto"), limit)
 
 
-def split_rows(task: Task, rows: Any, share: float, seed: int) -> tuple[Any, Any]:
-    """Return training and dev rows; which of them a group is in depends on (group, seed) alone.
-
-    Raises:
-        InputError: one of the two would be empty.
-    """
-    dev = []
-    for group in task.groups(rows):
-        digest = hashlib.blake2b(repr((seed, group)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        dev.append(int.from_bytes(digest, "big") < share * 2**64)
-    if all(dev) or not any(dev):
-        raise InputError(
-            f"{len(set(task.groups(rows))):,} groups of rows that belong together (an article, a text) are too few to "
-            f"hold a share of {share:g} out; give a larger --dev-share, or a file with --dev",
-            path=rows.source,
-        )
-    return _select(rows, [n for n, d in enumerate(dev) if not d]), _select(rows, [n for n, d in enumerate(dev) if d])
-
-
-def _select(rows: Any, numbers: list[int]) -> Any:
-    """Return some of the rows: of every list that has an entry a row, the chosen ones."""
-    count = len(rows.lines)
+def select_rows(rows: Any, numbers: Sequence[int]) -> Any:
+    """Return some rows, in the order of ``numbers``: of every list that has an entry a row, the chosen ones."""
     lists = {f.name: getattr(rows, f.name) for f in fields(rows)}
     chosen = {
         name: [values[n] for n in numbers]
         for name, values in lists.items()
-        if isinstance(values, list) and len(values) == count
+        if isinstance(values, list) and len(values) == len(rows.lines)
     }
     return replace(rows, **chosen)
+
+
+def split_rows(task: Task, rows: Any, share: float, seed: int) -> tuple[Any, Any]:
+    """Hold out whole groups (articles, equal texts), so that none of them is in both parts.
+
+    Groups come in the order of a hash of (seed, group); the first ones are held out until they have at least ``share``
+    of the rows. The order of the rows plays no part and is kept.
+
+    Args:
+        task: says what belongs together.
+        rows: of at least two groups.
+        share: between 0 and 1.
+        seed: another one holds out other groups.
+
+    Returns:
+        The rest and the held-out rows, neither of them empty.
+
+    Raises:
+        InputError: ``share`` is not between 0 and 1, or all rows belong to one group.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"the share to hold out is {share}; expected a number between 0 and 1")
+    groups = task.groups(rows)
+    sizes = Counter(groups)
+    if len(sizes) < 2:
+        raise InputError("all rows belong to one article or text; expected several to split by", path=rows.source)
+    held = set()
+    count = 0
+    for group in sorted(sizes, key=lambda group: _hash(seed, group))[:-1]:
+        if count >= share * len(groups):
+            break
+        held.add(group)
+        count += sizes[group]
+    inside = [group in held for group in groups]
+    rest = select_rows(rows, [n for n, is_held in enumerate(inside) if not is_held])
+    return rest, select_rows(rows, [n for n, is_held in enumerate(inside) if is_held])
+
+
+def _hash(seed: int, group: object) -> tuple[str, str]:
+    name = repr(group)
+    return hashlib.sha256(f"{seed}\n{name}".encode("utf-8", "surrogatepass")).hexdigest(), name
+
+
+def not_in_training(what: str, known: Sequence[str], path: Path, line: int) -> InputError:
+    """Return the error for a label that training rows never had; ``what`` names it with its kind."""
+    listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    return InputError(f"{what} is not among those of the training rows: {listed}", path=path, line=line)
+
+
+def per_sequence(values: np.ndarray, batch: Batch) -> Outputs:
+    """Cut values of a batch's tokens (T, ...) into an array a sequence."""
+    return np.split(values, batch.sequence_starts[1:-1].cpu().numpy())

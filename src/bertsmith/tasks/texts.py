@@ -6,18 +6,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from bertsmith.batch import Batch, pack
+from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
+from bertsmith.model.heads import SequenceClassifier
 from bertsmith.task_config import FinetuneSettings
-from bertsmith.tasks.task import Examples, Facts, Rows, Source
+from bertsmith.tasks.task import Examples, Facts, Outputs, Rows, Source, Task
 from bertsmith.text.decoding import uncompressed_name
 from bertsmith.text.tables import FORMATS, column, open_records, read_lines, read_table
-from bertsmith.text.tokenizer import Encoding, Tokenizer
+from bertsmith.text.tokenizer import Tokenizer
 
 TEXT_ROLES = ("text", "text_b")
 
@@ -49,28 +51,31 @@ class TextExamples:
     """Texts as the encoder gets them.
 
     Attributes:
-        encodings: one a text, with special tokens.
+        token_ids: of each text, with special tokens.
+        segment_ids: the same shape.
+        cut: tokens of each text that did not fit.
         targets: what each is trained towards: (rows,) int64 classes, (rows,) float32 values, or (rows, labels)
             float32; None without labels.
     """
 
-    encodings: list[Encoding]
+    token_ids: list[list[int]]
+    segment_ids: list[list[int]]
+    cut: list[int]
     targets: torch.Tensor | None
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each text."""
-        return [len(e.ids) for e in self.encodings]
+        return [len(ids) for ids in self.token_ids]
 
     @property
     def truncated(self) -> int:
         """Texts that were cut to fit the length limit."""
-        return sum(e.truncated > 0 for e in self.encodings)
+        return sum(tokens > 0 for tokens in self.cut)
 
     def batch(self, numbers: Sequence[int] | np.ndarray) -> Batch:
         """Return some texts as a batch."""
-        chosen = [self.encodings[int(n)] for n in numbers]
-        batch = pack([e.ids for e in chosen], [e.segment_ids for e in chosen])
+        batch = pack([self.token_ids[int(n)] for n in numbers], [self.segment_ids[int(n)] for n in numbers])
         if self.targets is None:
             return batch
         return replace(batch, labels=self.targets[torch.as_tensor(np.asarray(numbers), dtype=torch.int64)])
@@ -116,9 +121,12 @@ def refuse_swapped(rows: TextRows) -> None:
         )
 
 
-def encode_texts(rows: TextRows, facts: Facts, tokenizer: Tokenizer, targets: torch.Tensor | None) -> TextExamples:
+def encode_texts(
+    texts: Sequence[Text], facts: Facts, tokenizer: Tokenizer, targets: torch.Tensor | None
+) -> TextExamples:
     """Encode texts as ``[CLS] a [SEP]``, pairs as ``[CLS] a [SEP] b [SEP]``; the longer of a pair is cut first."""
-    return TextExamples(tokenizer.encode_batch(rows.texts, facts["max_length"]), targets)
+    found = tokenizer.encode_batch(texts, facts["max_length"])
+    return TextExamples([e.ids for e in found], [e.segment_ids for e in found], [e.truncated for e in found], targets)
 
 
 def text_columns(settings: FinetuneSettings) -> dict[str, str]:
@@ -138,8 +146,7 @@ def text_inputs(source: Source, facts: Facts) -> Iterator[tuple[int, Text]]:
     for line, cells in read_cells(source, names):
         for cell in cells:
             if not cell.strip():
-                where = "standard input" if str(source.path) == "-" else source.path
-                raise InputError("the text is empty; expected at least one character", path=where, line=line)
+                raise InputError("the text is empty; expected at least one character", path=source.where, line=line)
         yield line, cells[0] if len(cells) == 1 else (cells[0], cells[1])
 
 
@@ -149,18 +156,14 @@ def read_cells(source: Source, names: Sequence[str]) -> Iterator[tuple[int, tupl
     Raises:
         InputError: the file cannot be read, a column is missing, or several are wanted of plain text.
     """
-    is_stdin = str(source.path) == "-"
-    if not is_stdin and uncompressed_name(source.path).suffix.lower() in FORMATS:
+    if not source.is_stdin and uncompressed_name(source.path).suffix.lower() in FORMATS:
         records = open_records(source.path, encoding=source.encoding, quoting=source.quoting, only=names)
         for line, cells in records.rows:
             yield line, tuple(cells.get(name, "") for name in names)
         return
     if len(names) > 1:
-        raise InputError(
-            f"is plain text; expected a table with the columns {', '.join(names)}",
-            path="standard input" if is_stdin else source.path,
-        )
-    lines = read_lines(sys.stdin.buffer if is_stdin else source.path, encoding=source.encoding)
+        raise InputError(f"is plain text; expected a table with the columns {', '.join(names)}", path=source.where)
+    lines = read_lines(sys.stdin.buffer if source.is_stdin else source.path, encoding=source.encoding)
     for line, text in enumerate(lines, start=1):
         yield line, (text,)
 
@@ -178,17 +181,32 @@ def text_rows(inputs: Sequence[tuple[int, object]], facts: Facts) -> TextRows:
     for number, given in inputs:
         parts = given if isinstance(given, tuple) else (given,)
         for part in parts:
-            if not isinstance(part, str):
-                raise InputError(f"text {number} is of type {type(part).__name__}; expected a string")
+            _check_type(part, number)
         if len(parts) > 1 and not (pairs and len(parts) == 2):
             seen = "a pair, but the model was tuned on single texts" if len(parts) == 2 else f"a tuple of {len(parts)}"
             raise InputError(f"text {number} is {seen} (a tuple is one pair of texts, a list is many texts)")
         if len(parts) == 1 and only_pairs:
             raise InputError(f"text {number} is one text, but the model was tuned on pairs; expected a tuple of two")
-        if not parts or not all(part.strip() for part in parts):
-            raise InputError(f"text {number} is an empty text; expected at least one character")
+        parts = tuple(checked(part, number) for part in parts or ("",))
         texts.append(parts[0] if len(parts) == 1 else (parts[0], parts[1]))
     return TextRows(texts, [], [number for number, _ in inputs], Path("-"))
+
+
+def checked(text: object, number: int) -> str:
+    """Return an input that is a text.
+
+    Raises:
+        InputError: it is something else, or empty; the message names the number of the input.
+    """
+    _check_type(text, number)
+    if not str(text).strip():
+        raise InputError(f"text {number} is an empty text; expected at least one character")
+    return str(text)
+
+
+def _check_type(text: object, number: int) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"text {number} is of type {type(text).__name__}; expected a string")
 
 
 def both(text: Text) -> tuple[str, str | None]:
@@ -201,7 +219,12 @@ def shown(text: Text) -> str:
     return text if isinstance(text, str) else " ‖ ".join(text)
 
 
-def pooled_outputs(logits: torch.Tensor, batch: Batch, facts: Facts) -> list[np.ndarray]:
+def make_classifier(config: ModelConfig, facts: Facts) -> SequenceClassifier:
+    """Return a model with a fresh output layer, one output a label name."""
+    return SequenceClassifier(config, len(facts["labels"]))
+
+
+def pooled_outputs(logits: torch.Tensor, batch: Batch, facts: Facts) -> Outputs:
     """Cut logits (N, C) into an array (C,) a sequence."""
     return list(logits.detach().float().cpu().numpy())
 
@@ -209,6 +232,12 @@ def pooled_outputs(logits: torch.Tensor, batch: Batch, facts: Facts) -> list[np.
 def pooled_counts(batch: Batch) -> dict[str, int]:
     """Return how many sequences a batch holds: one prediction each."""
     return {"loss": batch.num_sequences}
+
+
+def softmax(outputs: Outputs) -> np.ndarray:
+    """Return probabilities (rows, labels) of logits, float32."""
+    shares: np.ndarray = torch.from_numpy(np.stack(outputs)).softmax(1).numpy()
+    return shares
 
 
 def cut_notes(rows: Rows, examples: Examples, facts: Facts) -> list[str]:
@@ -219,3 +248,19 @@ def cut_notes(rows: Rows, examples: Examples, facts: Facts) -> list[str]:
         f"{examples.truncated:,} of {len(rows.lines):,} texts are longer than {facts['max_length']} tokens and were "
         "cut at the end (--max-length)"
     ]
+
+
+def text_task(name: str, **own: Any) -> Task:
+    """Return a task over texts and pairs: ``own`` are its own functions, the others are those of this module."""
+    return Task(
+        name=name,
+        model=make_classifier,
+        outputs=pooled_outputs,
+        inputs=text_inputs,
+        rows=text_rows,
+        roles=(*TEXT_ROLES, "label"),
+        keys=lambda rows: rows.texts,
+        groups=lambda rows: rows.texts,
+        notes=cut_notes,
+        **own,
+    )

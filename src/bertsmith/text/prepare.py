@@ -46,7 +46,7 @@ from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.text.word_cache import WordCache
 
 # Settings that do not change what stands in a store, or that its fingerprint knows by their content.
-_FREE = ("corpus", "vocab", "lowercase", "output", "workers", "quiet")
+_FREE = ("corpus", "vocab", "lowercase", "output", "workers")
 # Offsets in a shard are 32-bit.
 _MAX_SHARD_TOKENS = 1_000_000_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -15,12 +15,41 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bertsmith import files
+from bertsmith.config import Configuration
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 
 CHECKPOINTS = "checkpoints"
 OPTIMIZER = "optimizer.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def refuse_other_settings(settings: Configuration, free: Collection[str], directory: Path) -> None:
+    """Refuse to go on in a directory whose config.yaml differs in more than the settings named ``free``.
+
+    Raises:
+        InputError: it does; the message names what was and what is.
+    """
+    before = type(settings).from_yaml(directory / "config.yaml").model_dump(exclude=set(free))
+    now = settings.model_dump(exclude=set(free))
+    changed = [f"{name} was {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]
+    if changed:
+        raise InputError(
+            f"holds a run with another configuration: {'; '.join(changed)}. "
+            "Choose another output directory, or the same settings",
+            path=directory,
+        )
+
+
+def refuse_other_files(directory: Path) -> None:
+    """Refuse to start a run among files of somebody else.
+
+    Raises:
+        InputError: the directory is not empty.
+    """
+    others = sorted(p.name for p in directory.iterdir() if p.name != files.LOCK)
+    if others:
+        raise InputError(f"holds other files ({', '.join(others[:3])}); choose a new directory", path=directory)
 
 
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:

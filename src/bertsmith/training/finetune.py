@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +17,18 @@ from bertsmith.tasks.by_name import TASKS
 from bertsmith.tasks.scores import Scores, spoken
 from bertsmith.tasks.task import source, split_rows
 from bertsmith.text.tokenizer import Tokenizer
-from bertsmith.training.checkpoint import CHECKPOINTS, MetricsLog, last_checkpoint
+from bertsmith.training.checkpoint import (
+    CHECKPOINTS,
+    MetricsLog,
+    last_checkpoint,
+    refuse_other_files,
+    refuse_other_settings,
+)
 from bertsmith.training.data_report import DataReport, describe_data
 from bertsmith.training.device import pick_device, pick_precision, set_threads
 from bertsmith.training.loop import StopRequest
 from bertsmith.training.report import finetuning_report
-from bertsmith.training.search import TRIALS, search
+from bertsmith.training.search import JOURNAL, Trial, best_of, search
 from bertsmith.training.tuning import (
     RunState,
     SeedState,
@@ -31,6 +36,7 @@ from bertsmith.training.tuning import (
     TaskData,
     chosen_metric,
     load_run_state,
+    resume_command,
     score_dev,
     tune,
 )
@@ -94,16 +100,11 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
         log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {threads} threads")
         with MetricsLog(settings.output / "metrics.jsonl", keep=lambda entry: _was_before(entry, run)) as metrics:
             session = Session(settings, config, encoder, data, device, dtype, metrics, stop, log)
-            if settings.search is not None:
-                session = replace(session, settings=settings.model_copy(update=search(session, settings.search)))
+            trials = search(session, settings.search) if settings.search is not None else []
+            if trials:
+                session = replace(session, settings=settings.model_copy(update=best_of(trials).settings))
             _tune_all(session, run, checkpoint)
-        return _finish(session, run, report, tokenizer)
-
-
-def resume_command(settings: FinetuneSettings) -> str:
-    """Return the command line that goes on with a run: the settings are in its directory."""
-    task: str = settings.task  # type: ignore[attr-defined]
-    return f"bertsmith finetune {task} --config {settings.output / 'config.yaml'} --resume"
+        return _finish(session, run, report, trials, tokenizer)
 
 
 def _read(settings: FinetuneSettings, tokenizer: Tokenizer, log: Log) -> tuple[TaskData, DataReport]:
@@ -130,25 +131,15 @@ def _check_output(settings: FinetuneSettings, log: Log) -> Path | None:
     if (settings.output / "model").exists():
         raise InputError("holds a fine-tuned model already; choose another output directory", path=settings.output)
     if path.exists() and settings.resume:
-        before = type(settings).from_yaml(path).model_dump(exclude=set(_FREE))
-        now = settings.model_dump(exclude=set(_FREE))
-        changed = [f"{name} was {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]
-        if changed:
-            raise InputError(
-                f"holds a run with another configuration: {'; '.join(changed)}. "
-                "Choose another output directory, or the same settings",
-                path=settings.output,
-            )
+        refuse_other_settings(settings, _FREE, settings.output)
         return last_checkpoint(settings.output, log)
-    if path.exists() and (settings.output / TRIALS).exists():
-        raise InputError(f"holds a search that was stopped; go on with: {resume_command(settings)}", path=path.parent)
-    others = [p.name for p in settings.output.iterdir() if p.name != files.LOCK]
-    if path.exists() and (settings.output / CHECKPOINTS).exists():
-        raise InputError(f"holds a run that was stopped; go on with: {resume_command(settings)}", path=settings.output)
-    if others and not path.exists():
-        raise InputError(
-            f"holds other files ({', '.join(sorted(others)[:3])}); choose a new directory", path=settings.output
-        )
+    if not path.exists():
+        refuse_other_files(settings.output)
+    for kind, sign in (("search", JOURNAL), ("run", CHECKPOINTS)):
+        if (settings.output / sign).exists():
+            raise InputError(
+                f"holds a {kind} that was stopped; go on with: {resume_command(settings)}", path=settings.output
+            )
     settings.write(path)
     return None
 
@@ -167,8 +158,7 @@ def _tune_all(session: Session, run: RunState, checkpoint: Path | None) -> None:
     settings = session.settings
     while True:
         if not tune(session, run, checkpoint):
-            session.log.say("stopped; the checkpoint is whole. Go on with:")
-            session.log.say(f"  {resume_command(settings)}")
+            session.log.say(f"stopped; the checkpoint is whole. Go on with:\n  {resume_command(settings)}")
             raise KeyboardInterrupt
         if run.seeds[-1] is _best(run, chosen_metric(settings, run.seeds[-1].metrics)):
             run.best = run.current
@@ -182,7 +172,9 @@ def _best(run: RunState, metric: str) -> SeedState:
     return max(run.seeds, key=lambda s: (s.metrics[metric], -s.seed))
 
 
-def _finish(session: Session, run: RunState, report: DataReport, tokenizer: Tokenizer) -> FinetuningResult:
+def _finish(
+    session: Session, run: RunState, report: DataReport, trials: list[Trial], tokenizer: Tokenizer
+) -> FinetuningResult:
     """Write the model, scores.json and the report, and say what came out."""
     settings, data, log = session.settings, session.data, session.log
     metric = chosen_metric(settings, run.seeds[0].metrics)
@@ -202,9 +194,9 @@ def _finish(session: Session, run: RunState, report: DataReport, tokenizer: Toke
             "seeds": [{"seed": s.seed, "best_epoch": s.best_epoch, **s.metrics} for s in run.seeds],
             "mean": mean,
             "deviation": deviation,
-            **scores_json(scores),
+            **asdict(scores),
             "chosen": {name: getattr(settings, name) for name in ("learning_rate", "epochs", "batch_size", "warmup")},
-            "trials": _trials(settings),
+            "trials": [asdict(trial) for trial in trials],
             "data": asdict(report),
         },
     )
@@ -227,18 +219,3 @@ def _finish(session: Session, run: RunState, report: DataReport, tokenizer: Toke
     log.say(f"model: {settings.output / 'model'}   report: {page}")
     log.say(f"next: bertsmith predict {settings.output} --input FILE -o predictions.jsonl")
     return FinetuningResult(settings.output, scores, mean, deviation)
-
-
-def _trials(settings: FinetuneSettings) -> list[dict[str, Any]]:
-    """Return the table that a search wrote."""
-    if settings.search is None:
-        return []
-    found: list[dict[str, Any]] = json.loads((settings.output / TRIALS).read_text(encoding="utf-8"))
-    return found
-
-
-def scores_json(scores: Scores) -> dict[str, Any]:
-    """Return scores as JSON values."""
-    values = asdict(scores)
-    values["labels"] = list(scores.labels)
-    return values

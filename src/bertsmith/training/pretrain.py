@@ -29,6 +29,8 @@ from bertsmith.training.checkpoint import (
     MetricsLog,
     last_checkpoint,
     load_optimizer,
+    refuse_other_files,
+    refuse_other_settings,
     save_checkpoint,
     save_optimizer,
 )
@@ -139,24 +141,12 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
     """Return the checkpoint to go on from, or None for a new run, whose settings are written down here."""
     path = settings.output / "config.yaml"
     if not path.exists():
-        others = [p.name for p in settings.output.iterdir() if p.name != files.LOCK]
-        if others:
-            raise InputError(
-                f"holds other files ({', '.join(sorted(others)[:3])}); choose a new directory", path=path.parent
-            )
+        refuse_other_files(settings.output)
         if settings.resume:
             log.warn(f"nothing to resume in {settings.output}; starting a new run")
         settings.write(path)
         return None
-    before = PretrainSettings.from_yaml(path).model_dump(exclude=set(_FREE))
-    now = settings.model_dump(exclude=set(_FREE))
-    changed = [f"{name} was {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]
-    if changed:
-        raise InputError(
-            f"holds a run with another configuration: {'; '.join(changed)}. "
-            "Choose another output directory, or the same settings",
-            path=settings.output,
-        )
+    refuse_other_settings(settings, _FREE, settings.output)
     if (settings.output / "model").exists():
         raise InputError("holds a finished run; choose another output directory", path=settings.output)
     if not settings.resume:

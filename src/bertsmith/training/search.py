@@ -8,15 +8,15 @@ journal, so a stopped search goes on; what a trial is depends on the seed and th
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bertsmith import files
 from bertsmith.errors import InputError
 from bertsmith.training.checkpoint import MetricsLog
-from bertsmith.training.tuning import RunState, SeedState, Session, chosen_metric, tune
+from bertsmith.training.tuning import RunState, SeedState, Session, chosen_metric, resume_command, tune
 
 if TYPE_CHECKING:
     import optuna
@@ -47,8 +47,13 @@ class Trial:
     epochs_done: float
 
 
-def search(session: Session, trials: int) -> dict[str, float | int]:
-    """Make ``trials`` trials, those of earlier sessions included, and return the settings of the best.
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """Return the trial with the best dev metric, of equal ones the first; trials that were stopped do not count."""
+    return max(trials, key=lambda trial: (-math.inf if trial.value is None else trial.value, -trial.number))
+
+
+def search(session: Session, trials: int) -> list[Trial]:
+    """Make ``trials`` trials, those of earlier sessions included, and return them.
 
     The table of trials is written to search/trials.json in the output directory.
 
@@ -82,11 +87,11 @@ def search(session: Session, trials: int) -> dict[str, float | int]:
                 point = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "warmup": 0.1}
                 study.enqueue_trial(point)
             _make_trial(study, replace(session, metrics=metrics), number)
-            found = _table(study)
-            files.write_text(session.settings.output / TRIALS, json.dumps([vars(t) for t in found], indent=2) + "\n")
-    best = study.best_trial
-    session.log.say(f"best of {trials} trials: {_words(best.params)} with {best.value:.3f}")
-    return dict(best.params)
+            files.write_json(session.settings.output / TRIALS, [asdict(trial) for trial in _table(study)])
+    found = _table(study)
+    best = best_of(found)
+    session.log.say(f"best of {trials} trials: {_words(best.settings)} with {best.value:.3f}")
+    return found
 
 
 def _make_trial(study: optuna.Study, session: Session, number: int) -> None:
@@ -102,30 +107,28 @@ def _make_trial(study: optuna.Study, session: Session, number: int) -> None:
         }
     )
     session.log.say(f"trial {number}: {_words(trial.params)}")
-    session = replace(session, settings=settings, after_epoch=_judge(trial, settings.epochs), keeps_checkpoints=False)
+    is_behind = False
+
+    def judge(epoch: float, best: float) -> bool:
+        # Trials have different numbers of epochs; they are compared after the same share of their training.
+        nonlocal is_behind
+        trial.report(best, round(100 * epoch / settings.epochs))
+        is_behind = trial.should_prune()
+        return is_behind
+
+    session = replace(session, settings=settings, after_epoch=judge, keeps_checkpoints=False)
     run = RunState([SeedState(settings.seed)])
     if not tune(session, run, None):
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        session.log.say("stopped; the trials so far are kept. Go on with the same command and --resume")
+        session.log.say(f"stopped; the trials so far are kept. Go on with:\n  {resume_command(settings)}")
         raise KeyboardInterrupt
     state = run.seeds[0]
     trial.set_user_attr("epochs_done", round(state.step / session.steps_per_epoch, 2))
-    if state.step < session.total_steps:
+    if is_behind:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         session.log.say(f"trial {number}: behind the others, stopped early")
     else:
         study.tell(trial, state.metrics[chosen_metric(settings, state.metrics)])
-
-
-def _judge(trial: optuna.Trial, epochs: float) -> Callable[[float, float], bool]:
-    """Return whether a trial should stop, given how many epochs it has and its best metric so far."""
-
-    def is_behind(epoch: float, best: float) -> bool:
-        # Trials have different numbers of epochs; they are compared after the same share of their training.
-        trial.report(best, round(100 * epoch / epochs))
-        return trial.should_prune()
-
-    return is_behind
 
 
 def _table(study: optuna.Study) -> list[Trial]:

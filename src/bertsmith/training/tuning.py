@@ -57,7 +57,6 @@ class SeedState:
         tuned: what was chosen on dev then.
         collapsed: whether all dev rows got the same answer then.
         worse: evaluations since then.
-        finished: whether nothing is left to do.
     """
 
     seed: int
@@ -69,7 +68,6 @@ class SeedState:
     tuned: dict[str, Any] = field(default_factory=dict)
     collapsed: bool = False
     worse: int = 0
-    finished: bool = False
 
 
 @dataclass
@@ -92,7 +90,7 @@ class Session:
     Attributes:
         settings, config, encoder, data, device, dtype: what is trained on what, where.
         metrics, stop, log: where it reports to, and the user's wish to stop.
-        after_epoch: called with the epochs done and the best dev metric so far; true ends the seed.
+        after_epoch: called between epochs with those done and the best dev metric so far; true ends the seed.
         keeps_checkpoints: whether a stopped seed can go on.
     """
 
@@ -130,7 +128,7 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
     if checkpoint is not None:
         model.load_state_dict(load_file(checkpoint / "current.safetensors"))
         load_optimizer(checkpoint, model, optimizer)
-    total = session.total_steps
+    steps_per_epoch, total = session.steps_per_epoch, session.total_steps
     progress = Progress(fixed(settings.learning_rate, settings.warmup, total), state.step, state.tokens, state.seconds)
     steps = train(
         model,
@@ -148,21 +146,22 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
             state.step, state.tokens, state.seconds = progress.step, progress.tokens, progress.seconds
             session.metrics.write({"seed": state.seed, **metrics_entry(report, progress)})
             advance(1, loss=f"{report.loss:.3f}")
-            is_epoch = report.step % session.steps_per_epoch == 0 or report.step == total
+            is_epoch = report.step % steps_per_epoch == 0 or report.step == total
             if is_epoch:
                 _evaluate(session, run, model)
-                impatient = settings.patience is not None and state.worse >= settings.patience
-                best = state.metrics[chosen_metric(settings, state.metrics)]
-                is_behind = session.after_epoch(report.step / session.steps_per_epoch, best)
-                state.finished = report.step == total or impatient or is_behind
-            if state.finished:
-                break
+                if report.step == total:
+                    break
+                if settings.patience is not None and state.worse >= settings.patience:
+                    session.log.say(
+                        f"seed {state.seed}: no better for {state.worse} epochs, stopped early (--patience)"
+                    )
+                    break
+                if session.after_epoch(state.step / steps_per_epoch, _best_metric(session, state)):
+                    break
             if session.keeps_checkpoints and (is_epoch or session.stop.requested):
                 _save(session, run, model, optimizer)
             if session.stop.requested:
                 return False
-    if state.step < total and session.keeps_checkpoints:
-        session.log.say(f"seed {state.seed}: no better for {state.worse} epochs, stopped early (--patience)")
     if state.collapsed:
         session.log.warn(
             f"seed {state.seed} collapsed: every dev row got the same answer. "
@@ -214,6 +213,16 @@ def chosen_metric(settings: FinetuneSettings, metrics: Mapping[str, float]) -> s
     if name is not None and name not in metrics:
         raise InputError(f"metric {name!r}: these rows have {', '.join(metrics)}")
     return name or next(iter(metrics))
+
+
+def _best_metric(session: Session, state: SeedState) -> float:
+    return state.metrics[chosen_metric(session.settings, state.metrics)]
+
+
+def resume_command(settings: FinetuneSettings) -> str:
+    """Return the command line that goes on with a run: the settings are in its directory."""
+    task: str = settings.task  # type: ignore[attr-defined]
+    return f"bertsmith finetune {task} --config {settings.output / 'config.yaml'} --resume"
 
 
 def _batches(examples: Examples, batch_size: int, seed: int, step: int) -> Iterator[list[Batch]]:
