@@ -20,6 +20,8 @@ from bertsmith.text.store import TokenisedDocuments, read_shard, shard_name, wri
 
 JOURNAL = "journal.json"
 
+_COUNTED_AT_ONCE = 1_000_000
+
 
 @dataclass
 class PartialStore:
@@ -66,7 +68,7 @@ class PartialStore:
             else:
                 entry.unlink()
         for shard in work.shards:
-            work.token_counts += np.bincount(read_shard(path / shard["file"]).token_ids, minlength=len(counts))
+            _count(read_shard(path / shard["file"]).token_ids, counts)
         work.write_journal()
         return work
 
@@ -114,7 +116,7 @@ class PartialStore:
                 }
             )
             self.write_journal()
-        self.token_counts += np.bincount(documents.token_ids, minlength=len(self.token_counts))
+        _count(documents.token_ids, self.token_counts)
         self.waiting, self.waiting_tokens = [], 0
 
     def write_journal(self) -> None:
@@ -127,6 +129,12 @@ class PartialStore:
         """Return the counts of all shards together."""
         names = ("documents", "sentences", "tokens", "characters", "documents_with_one_sentence")
         return {name: sum(shard[name] for shard in self.shards) for name in names}
+
+
+def _count(token_ids: np.ndarray, counts: np.ndarray) -> None:
+    """Add how often each id occurs to ``counts``, a piece at a time: bincount copies its input as int64."""
+    for first in range(0, len(token_ids), _COUNTED_AT_ONCE):
+        counts += np.bincount(token_ids[first : first + _COUNTED_AT_ONCE], minlength=len(counts))
 
 
 def _usable(
