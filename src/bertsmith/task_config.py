@@ -26,14 +26,19 @@ class FinetuneSettings(OptimizerSettings):
     )
     output: Path = output("The directory to write the tuned model to.")
     max_length: int = Field(128, ge=3, description="Longest sequence in tokens; longer texts are cut and counted.")
-    epochs: float = Field(3, gt=0, description="Passes over the training rows.")
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description="Passes over the training rows; by default 3, or as many as make --min-steps.",
+    )
+    min_steps: int = Field(200, ge=1, description="The fewest steps with each seed, where --epochs does not say more.")
     batch_size: int = Field(32, ge=1, description="Examples in a step.")
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Each layer's learning rate is that of the layer above it times this."
     )
     freeze_layers: int = Field(0, ge=0, description="The embeddings and so many lower layers keep their weights.")
-    patience: int | None = Field(None, ge=1, description="Stop after so many epochs without a better dev metric.")
+    patience: int | None = Field(None, ge=1, description="Stop after so many evaluations without a better dev metric.")
     seeds: int = Field(
         1,
         ge=1,

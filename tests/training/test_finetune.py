@@ -183,7 +183,7 @@ def test_a_search_chooses_settings_and_goes_on_after_a_stop(
 
     def searching(name: str, **changes: object) -> ClassifySettings:
         (tmp_path / name).mkdir(exist_ok=True)
-        return settings(run, tmp_path / name, search=5, metric="accuracy", **changes)
+        return settings(run, tmp_path / name, search=5, min_steps=1, metric="accuracy", **changes)
 
     result = finetune(searching("whole"), QUIET)
     scores = json.loads((tmp_path / "whole" / "tuned" / "scores.json").read_text(encoding="utf-8"))
@@ -212,7 +212,7 @@ def test_a_search_chooses_settings_and_goes_on_after_a_stop(
 
 def test_patience_ends_early(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finetune(settings(run, tmp_path, epochs=9, patience=2, learning_rate=1e-12), Log())
-    assert "no better for 2 epochs, stopped early" in capsys.readouterr().err
+    assert "no better for 2 evaluations, stopped early" in capsys.readouterr().err
     entries = read_metrics(tmp_path / "tuned" / "metrics.jsonl")
     assert [e["epoch"] for e in entries if e["kind"] == "eval"] == [1, 2, 3]
 
@@ -243,3 +243,25 @@ def test_cut_texts_and_a_collapse_are_said(run: Path, tmp_path: Path, capsys: py
     said = capsys.readouterr().err
     assert "training rows: 48 of 48 texts are longer than 6 tokens" in said
     assert "collapsed" in said
+
+
+def test_few_rows_get_at_least_min_steps_and_a_search_stretches_its_epochs(run: Path, tmp_path: Path) -> None:
+    finetune(settings(run, tmp_path, epochs=None, min_steps=100, output=tmp_path / "plain"), QUIET)
+    scores = json.loads((tmp_path / "plain" / "scores.json").read_text(encoding="utf-8"))
+    # 48 rows in batches of 9 are 6 steps: 17 epochs are the first with 100, and every second of them is evaluated.
+    entries = read_metrics(tmp_path / "plain" / "metrics.jsonl")
+    assert scores["chosen"]["epochs"] == 17
+    assert max(e["step"] for e in entries) == 102
+    assert [e["epoch"] for e in entries if e["kind"] == "eval"] == [2, 4, 6, 8, 10, 12, 14, 16, 17]
+
+    pytest.importorskip("optuna")
+    finetune(settings(run, tmp_path, epochs=None, min_steps=40, search=1, output=tmp_path / "search"), QUIET)
+    scores = json.loads((tmp_path / "search" / "scores.json").read_text(encoding="utf-8"))
+    # The first trial is 3 epochs in batches of 32, which are 2 steps an epoch: 20 epochs have 40.
+    assert scores["trials"][0]["settings"]["epochs"] == 20 == scores["chosen"]["epochs"]
+
+
+def test_enough_rows_get_three_epochs(run: Path, tmp_path: Path) -> None:
+    finetune(settings(run, tmp_path, epochs=None, min_steps=18), QUIET)
+    scores = json.loads((tmp_path / "tuned" / "scores.json").read_text(encoding="utf-8"))
+    assert scores["chosen"]["epochs"] == 3

@@ -100,6 +100,11 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
         log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {threads} threads")
         with MetricsLog(settings.output / "metrics.jsonl", keep=lambda entry: _was_before(entry, run)) as metrics:
             session = Session(settings, config, encoder, data, device, dtype, metrics, stop, log)
+            if settings.epochs is None and session.stretch > 1:
+                log.say(
+                    f"few rows: {session.epochs:g} epochs instead of 3, so that there are at least "
+                    f"{settings.min_steps} steps (--epochs, --min-steps)"
+                )
             trials = search(session, settings.search) if settings.search is not None else []
             if trials:
                 session = replace(session, settings=settings.model_copy(update=best_of(trials).settings))
@@ -195,7 +200,12 @@ def _finish(
             "mean": mean,
             "deviation": deviation,
             **asdict(scores),
-            "chosen": {name: getattr(settings, name) for name in ("learning_rate", "epochs", "batch_size", "warmup")},
+            "chosen": {
+                "learning_rate": settings.learning_rate,
+                "epochs": session.epochs,
+                "batch_size": settings.batch_size,
+                "warmup": settings.warmup,
+            },
             "trials": [asdict(trial) for trial in trials],
             "data": asdict(report),
         },

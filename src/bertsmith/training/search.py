@@ -98,21 +98,23 @@ def _make_trial(study: optuna.Study, session: Session, number: int) -> None:
     import optuna
 
     trial = study.ask()
-    settings = session.settings.model_copy(
-        update={
-            "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
-            "epochs": trial.suggest_int("epochs", 2, 6),
-            "batch_size": trial.suggest_categorical("batch_size", [8, 16, 32, 64]),
-            "warmup": trial.suggest_float("warmup", 0.0, 0.3),
-        }
-    )
-    session.log.say(f"trial {number}: {_words(trial.params)}")
+    point: dict[str, float | int] = {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
+        "epochs": trial.suggest_int("epochs", 2, 6),
+        "batch_size": trial.suggest_categorical("batch_size", [8, 16, 32, 64]),
+        "warmup": trial.suggest_float("warmup", 0.0, 0.3),
+    }
+    session = replace(session, settings=session.settings.model_copy(update=point))
+    point["epochs"] = round(point["epochs"] * session.stretch)
+    trial.set_user_attr("settings", point)
+    settings = session.settings.model_copy(update=point)
+    session.log.say(f"trial {number}: {_words(point)}")
     is_behind = False
 
     def judge(epoch: float, best: float) -> bool:
         # Trials have different numbers of epochs; they are compared after the same share of their training.
         nonlocal is_behind
-        trial.report(best, round(100 * epoch / settings.epochs))
+        trial.report(best, round(100 * epoch / session.epochs))
         is_behind = trial.should_prune()
         return is_behind
 
@@ -133,7 +135,12 @@ def _make_trial(study: optuna.Study, session: Session, number: int) -> None:
 
 def _table(study: optuna.Study) -> list[Trial]:
     return [
-        Trial(number, dict(t.params), t.value if t.state.name == "COMPLETE" else None, t.user_attrs["epochs_done"])
+        Trial(
+            number,
+            t.user_attrs["settings"],
+            t.value if t.state.name == "COMPLETE" else None,
+            t.user_attrs["epochs_done"],
+        )
         for number, t in enumerate(t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED"))
     ]
 

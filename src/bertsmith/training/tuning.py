@@ -31,6 +31,11 @@ from bertsmith.training.schedule import fixed
 
 Weights = dict[str, Tensor]
 
+# Section 3.2 tunes for 3 epochs. Few rows need more of them (Zhang et al. 2021, section 6): see ``min_steps``.
+_EPOCHS = 3
+# A run with many epochs is evaluated about so often.
+_EVALUATIONS = 10
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -112,9 +117,24 @@ class Session:
         return math.ceil(len(self.data.train.lengths) / self.settings.batch_size)
 
     @property
+    def epochs(self) -> float:
+        """Passes over the training examples: as set, or 3, or as many as make the fewest steps."""
+        return self.settings.epochs or _EPOCHS * self.stretch
+
+    @property
+    def stretch(self) -> float:
+        """How many times as many epochs as usual so few examples need; at least 1."""
+        return math.ceil(max(_EPOCHS, self.settings.min_steps / self.steps_per_epoch)) / _EPOCHS
+
+    @property
+    def steps_per_evaluation(self) -> int:
+        """Steps from one evaluation to the next: an epoch, or several in a run of many."""
+        return self.steps_per_epoch * max(1, round(self.epochs / _EVALUATIONS))
+
+    @property
     def total_steps(self) -> int:
         """Steps with one seed."""
-        return max(1, round(self.settings.epochs * self.steps_per_epoch))
+        return max(1, round(self.epochs * self.steps_per_epoch))
 
 
 def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
@@ -128,7 +148,7 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
     if checkpoint is not None:
         model.load_state_dict(load_file(checkpoint / "current.safetensors"))
         load_optimizer(checkpoint, model, optimizer)
-    steps_per_epoch, total = session.steps_per_epoch, session.total_steps
+    total = session.total_steps
     progress = Progress(fixed(settings.learning_rate, settings.warmup, total), state.step, state.tokens, state.seconds)
     steps = train(
         model,
@@ -146,19 +166,19 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
             state.step, state.tokens, state.seconds = progress.step, progress.tokens, progress.seconds
             session.metrics.write({"seed": state.seed, **metrics_entry(report, progress)})
             advance(1, loss=f"{report.loss:.3f}")
-            is_epoch = report.step % steps_per_epoch == 0 or report.step == total
-            if is_epoch:
+            is_due = report.step % session.steps_per_evaluation == 0 or report.step == total
+            if is_due:
                 _evaluate(session, run, model)
                 if report.step == total:
                     break
                 if settings.patience is not None and state.worse >= settings.patience:
                     session.log.say(
-                        f"seed {state.seed}: no better for {state.worse} epochs, stopped early (--patience)"
+                        f"seed {state.seed}: no better for {state.worse} evaluations, stopped early (--patience)"
                     )
                     break
-                if session.after_epoch(state.step / steps_per_epoch, _best_metric(session, state)):
+                if session.after_epoch(state.step / session.steps_per_epoch, _best_metric(session, state)):
                     break
-            if session.keeps_checkpoints and (is_epoch or session.stop.requested):
+            if session.keeps_checkpoints and (is_due or session.stop.requested):
                 _save(session, run, model, optimizer)
             if session.stop.requested:
                 return False
