@@ -10,6 +10,7 @@ batch to its longest example. Needs `pip install accelerate`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -151,7 +152,7 @@ def run_ours(settings: FinetuneSettings, directory: Path, seed: int) -> Run:
     finetune(settings.model_copy(update={"output": output, "seed": seed}), Log(quiet=True))
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
-    tokens = [steps[0]["tokens"], *(b["tokens"] - a["tokens"] for a, b in zip(steps, steps[1:], strict=False))]
+    tokens = [steps[0]["tokens"], *(b["tokens"] - a["tokens"] for a, b in itertools.pairwise(steps))]
     seconds = sum(n / step["tokens_per_second"] for n, step in zip(tokens, steps, strict=True))
     last = [line for line in lines if line["kind"] == "eval"][-1]
     return Run({name: last[name] for name in last if isinstance(last[name], float) and name != "epoch"}, seconds)
