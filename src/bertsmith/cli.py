@@ -21,6 +21,7 @@ _SUMMARIES = {
     "finetune": "Tune a pre-trained model for a task.",
     "evaluate": "Score a fine-tuned model on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
+    "convert": "Turn a published BERT with pickled weights into a directory with safetensors.",
     "quickstart": "Do all of it on text that is already on this machine, in a few minutes.",
 }
 
@@ -50,6 +51,12 @@ _STAGES = {
         "serving.predictor",
         "predict_file",
         "bertsmith predict tuned --input new.csv -o predictions.jsonl",
+    ),
+    "convert": (
+        "config.ConvertSettings",
+        "model.convert",
+        "convert",
+        "bertsmith convert bert-base --from-pickle -o bert-base-safetensors",
     ),
 }
 

@@ -108,6 +108,14 @@ def _explain(error: Any) -> str:
     return f"{name}: {message}{seen}" if name else message
 
 
+class ConvertSettings(Configuration):
+    """``bertsmith convert``: a published BERT with pickled weights, to a directory with safetensors."""
+
+    model: Path = argument("A directory with config.json, the vocabulary and pytorch_model.bin.")
+    output: Path = output("The directory to write.")
+    from_pickle: bool = Field(False, description="Open the pickle, by torch's reader that refuses code.")
+
+
 class CorpusSettings(Configuration):
     """How raw text is read and cut: shared by ``vocab`` and ``prepare``."""
 

@@ -92,6 +92,26 @@ def test_a_model_of_several_labels_and_one_of_a_number(tmp_path: Path, store: To
     assert load(number)("the cat").value == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_model_of_choices(tmp_path: Path, store: TokenStore) -> None:
+    directory = published("BertForMultipleChoice", tmp_path / "m", store)
+    predictor = load(directory)
+    endings = ["the river", "my sister sees", "a dog", "the cat"]
+    encodings = [predictor.tokenizer.encode("the cat sees", ending) for ending in endings]
+    theirs = transformers.AutoModelForMultipleChoice.from_pretrained(directory).eval()
+    with torch.no_grad():
+        expected = torch.cat(
+            [
+                theirs(
+                    input_ids=torch.tensor([[e.ids]]), token_type_ids=torch.tensor([[e.segment_ids]])
+                ).logits.flatten()
+                for e in encodings
+            ]
+        ).softmax(0)
+    assert predictor(("the cat sees", endings)).to_json()["scores"] == pytest.approx(expected.tolist(), rel=1e-3)
+    with pytest.raises(InputError, match="expected a context and 4 endings"):
+        predictor(("the cat sees", endings[:3]))
+
+
 def test_a_damaged_memory(tmp_path: Path, run: Path) -> None:
     with pytest.raises(InputError, match="is not a fine-tuned model; make one with: bertsmith finetune classify"):
         load(run)

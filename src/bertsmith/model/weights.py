@@ -2,7 +2,7 @@
 
 A model directory holds config.json, model.safetensors and the tokenizer's files, with checksums. What
 Bertsmith adds (task, columns, length) stands under the key ``bertsmith`` of config.json, where transformers
-leaves it alone. Weights are read from safetensors only: a pickle is never opened.
+leaves it alone. Weights are read from safetensors only; a pickle has to be converted first (convert.py).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bertsmith.model.heads import (
     SpanModel,
     TokenClassifier,
 )
+from bertsmith.model.hub import PREFIX, download, is_hub_name, looks_like_hub_name
 
 if TYPE_CHECKING:
     from bertsmith.text.tokenizer import Tokenizer
@@ -106,6 +107,12 @@ def from_transformers(tensors: dict[str, Tensor], num_layers: int) -> dict[str, 
     }
 
 
+def left_out(tensors: dict[str, Tensor], num_layers: int) -> list[str]:
+    """Return the names that :func:`from_transformers` does not use, repeated and constant tensors aside."""
+    used = {name for _, theirs in name_table(num_layers) for name in theirs}
+    return sorted(name for name in tensors if _current(name) not in {*used, *REPEATED})
+
+
 def _current(name: str) -> str:
     # A bare BertModel is saved without the prefix; the oldest checkpoints say gamma and beta.
     if name.startswith(("embeddings.", "encoder.", "pooler.")):
@@ -135,11 +142,16 @@ class ModelInfo:
 def model_directory(path: Path) -> Path:
     """Return the directory with config.json: ``path`` itself, or a finished or running run's model in it.
 
+    ``hub:owner/name`` is fetched from the hub.
+
     Raises:
         InputError: there is no model.
     """
+    if is_hub_name(path):
+        return download(str(path))
     if not path.exists():
-        raise InputError("no such directory; expected a model or a run", path=path)
+        hint = f" (a model of the hub is named {PREFIX}{path})" if looks_like_hub_name(path) else ""
+        raise InputError(f"no such directory; expected a model or a run{hint}", path=path)
     if not path.is_dir():
         raise InputError("is a file; expected the directory of a model or a run", path=path)
     checkpoints = sorted((path / "checkpoints").glob("step-*"), reverse=True)
@@ -233,29 +245,50 @@ def save_model(
 
 
 def read_tensors(directory: Path, config: ModelConfig) -> dict[str, Tensor]:
-    """Read model.safetensors under Bertsmith's names, in float32.
+    """Read model.safetensors, or the shards of its index, under Bertsmith's names, in float32.
 
     Raises:
-        InputError: there are no safetensors (a pickle is refused), or the file is damaged.
+        InputError: there are no safetensors (a pickle is refused), a shard is missing, or a file is damaged.
     """
     path = directory / WEIGHTS
-    if not path.is_file():
+    paths = [path] if path.is_file() else shard_files(directory / f"{WEIGHTS}.index.json")
+    if not paths:
         pickles = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
         if pickles:
             raise InputError(
-                f"only {', '.join(pickles)} here: a pickle can run any code and is never loaded. "
-                f"Expected {WEIGHTS}; convert it where you trust its source",
+                f"only {', '.join(pickles)} here: a pickle can carry code and is not loaded. Expected {WEIGHTS}; if "
+                f"you trust its source: bertsmith convert {directory} --from-pickle -o DIR",
                 path=directory,
             )
         raise InputError("expected the weights here, in safetensors", path=path)
     if (directory / files.CHECKSUMS).is_file():
         files.check_directory(directory, what="the model")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        hint = " (this is a pickle, which is never loaded)" if _is_pickle(path) else ""
-        raise InputError(f"is not a whole safetensors file{hint}: {error}", path=path) from None
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            hint = " (this is a pickle, which is not loaded)" if _is_pickle(path) else ""
+            raise InputError(f"is not a whole safetensors file{hint}: {error}", path=path) from None
     return {name: tensor.float() for name, tensor in from_transformers(tensors, config.num_hidden_layers).items()}
+
+
+def shard_files(index: Path) -> list[Path]:
+    """Return the files that an index of sharded weights names, each once; none if there is no index.
+
+    Raises:
+        InputError: the index is damaged, or a file is missing.
+    """
+    if not index.is_file():
+        return []
+    names = files.read_json(index, what="an index of weights").get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise InputError("has no weight_map of tensors and files; expected an index of weights", path=index)
+    paths = [index.parent / Path(name).name for name in sorted(set(names.values()))]
+    for path in paths:
+        if not path.is_file():
+            raise InputError("missing; the index of the weights names it", path=path)
+    return paths
 
 
 def _is_pickle(path: Path) -> bool:

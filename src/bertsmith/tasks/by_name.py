@@ -37,6 +37,8 @@ def task_of(info: ModelInfo, directory: Path) -> tuple[Task, Facts]:
         if len(info.labels) == 1:
             return regress.TASK, facts | {"mean": 0.0, "deviation": 1.0}
         return classify.TASK, facts
+    if info.architecture == "BertForMultipleChoice":
+        return choose.TASK, choose.published_facts(positions)
     if info.architecture == "BertForQuestionAnswering":
         return qa.TASK, qa.published_facts(positions)
     if info.architecture == "BertForTokenClassification" and info.labels:

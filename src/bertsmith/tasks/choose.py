@@ -140,6 +140,13 @@ def find_facts(train: ChoiceRows, dev: ChoiceRows, settings: ChooseSettings) -> 
     return {"columns": columns, "choices": len(train.names), "max_length": settings.max_length}
 
 
+def published_facts(positions: int) -> Facts:
+    """Return what a published model is taken to be for: four endings, as in SWAG (section 4.4)."""
+    names = ("context", "endings", "label")
+    columns = {name: ChooseSettings.model_fields[name].default for name in names}
+    return {"columns": columns, "choices": 4, "max_length": positions, "published": True}
+
+
 def encode(rows: ChoiceRows, facts: Facts, tokenizer: Tokenizer) -> ChoiceExamples:
     """Encode each ending as a pair with its context."""
     pairs = [(context, ending) for context, row in zip(rows.contexts, rows.endings, strict=True) for ending in row]
