@@ -61,8 +61,8 @@ class ClassifySettings(FinetuneSettings):
     """``bertsmith finetune classify``: one label for a text or a pair of texts."""
 
     task: Literal["classify"] = task_name("classify")
-    text: str = Field("text", description="Column with the text.")
-    text_b: str | None = Field(None, description="Column with the second text, if rows are pairs.")
+    text: str = Field("text", description="Column with the text, or several to be joined, with commas between.")
+    text_b: str | None = Field(None, description="Column or columns with the second text, if rows are pairs.")
     label: str = Field("label", description="Column with the label.")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: rare labels weigh more in the loss, inversely to their frequency."
@@ -74,8 +74,8 @@ class MultilabelSettings(FinetuneSettings):
     """``bertsmith finetune multilabel``: any number of labels for a text or a pair of texts."""
 
     task: Literal["multilabel"] = task_name("multilabel")
-    text: str = Field("text", description="Column with the text.")
-    text_b: str | None = Field(None, description="Column with the second text, if rows are pairs.")
+    text: str = Field("text", description="Column with the text, or several to be joined, with commas between.")
+    text_b: str | None = Field(None, description="Column or columns with the second text, if rows are pairs.")
     label: str = Field("label", description="Column with the labels; empty for none.")
     separator: str = Field("|", min_length=1, description="What stands between labels in a cell.")
     metric: Literal["macro_f1", "micro_f1", "exact_match"] = Field(
@@ -87,8 +87,8 @@ class RegressSettings(FinetuneSettings):
     """``bertsmith finetune regress``: a number for a text or a pair of texts."""
 
     task: Literal["regress"] = task_name("regress")
-    text: str = Field("text", description="Column with the text.")
-    text_b: str | None = Field(None, description="Column with the second text, if rows are pairs.")
+    text: str = Field("text", description="Column with the text, or several to be joined, with commas between.")
+    text_b: str | None = Field(None, description="Column or columns with the second text, if rows are pairs.")
     label: str = Field("label", description="Column with the number.")
     metric: Literal["spearman", "pearson"] = Field("spearman", description="Dev metric that chooses the best epoch.")
 
@@ -159,7 +159,7 @@ class EvaluateSettings(Configuration):
         None, description="A directory to write scores.json and report.html to.", json_schema_extra={"flag": "-o"}
     )
     columns: str | None = Field(
-        None, description="Other names of columns, as role=name with commas between (text=document,label=stars)."
+        None, description="Other names of columns, as role=name with commas between (text=title,body,label=stars)."
     )
     encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
     quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
@@ -179,8 +179,14 @@ class PredictSettings(Configuration):
         description="A jsonl file to write; standard output if left out.",
         json_schema_extra={"flag": "-o"},
     )
+    output_format: Literal["jsonl", "conll"] = Field(
+        "jsonl", description="conll: each word or character and its tag on a line of their own (taggers only)."
+    )
+    scheme: Literal["same", "BIO", "IOB1", "BIOES", "BILOU", "BMES"] = Field(
+        "same", description="How conll marks entities; same: as the training file did."
+    )
     columns: str | None = Field(
-        None, description="Other names of columns, as role=name with commas between (text=document,text_b=title)."
+        None, description="Other names of columns, as role=name with commas between (text=title,body,text_b=answer)."
     )
     encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
     quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")

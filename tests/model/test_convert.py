@@ -97,13 +97,13 @@ def test_sharded_safetensors_are_read(tmp_path: Path, store: TokenStore) -> None
     assert all(torch.equal(sharded[name], tensor) for name, tensor in load_encoder(whole).state_dict().items())
 
     next((tmp_path / "sharded").glob("model-00002*")).unlink()
-    with pytest.raises(InputError, match="model-00002.*missing; the index of the weights names it"):
+    with pytest.raises(InputError, match=r"model-00002.*missing; the index of the weights names it"):
         load_encoder(tmp_path / "sharded")
 
 
 def test_nothing_is_opened_without_the_flag(tmp_path: Path, store: TokenStore) -> None:
     pickled("BertModel", tmp_path / "old", store)
-    with pytest.raises(InputError, match="can carry code. --from-pickle reads it"):
+    with pytest.raises(InputError, match=r"can carry code. --from-pickle reads it"):
         convert(settings(tmp_path / "old", from_pickle=False), QUIET)
     with pytest.raises(InputError, match=r"is not loaded.*bertsmith convert .* --from-pickle -o DIR"):
         load_encoder(tmp_path / "old")
@@ -141,7 +141,7 @@ def test_a_damaged_pickle(tmp_path: Path, store: TokenStore, damage: str) -> Non
         path.write_text("weights", "utf-8")
     else:
         torch.save([1, 2], path)
-    with pytest.raises(InputError, match="pytorch_model.bin: (is not a whole|holds)"):
+    with pytest.raises(InputError, match=r"pytorch_model.bin: (is not a whole|holds)"):
         convert(settings(tmp_path / "old"), QUIET)
     assert not (tmp_path / "converted").exists()
 
@@ -166,7 +166,7 @@ def test_what_does_not_fit_together(tmp_path: Path, store: TokenStore) -> None:
         convert(settings(old), QUIET)
     (tmp_path / "converted" / "mine.txt").unlink()
     converted = convert(settings(old), QUIET)
-    with pytest.raises(InputError, match="holds model.safetensors already"):
+    with pytest.raises(InputError, match=r"holds model.safetensors already"):
         convert(settings(converted, output=tmp_path / "twice"), QUIET)
 
 

@@ -38,7 +38,7 @@ def test_a_mistyped_path_never_goes_to_the_network(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hub, "snapshot_download", never)
     with pytest.raises(InputError, match=r"no such directory.*\(a model of the hub is named hub:who/what\)"):
         model_directory(Path("who/what"))
-    with pytest.raises(InputError, match="expected a model or a run$"):
+    with pytest.raises(InputError, match=r"expected a model or a run$"):
         model_directory(Path("/no/such/place"))
 
 
@@ -47,7 +47,7 @@ def test_failures_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("\nno route\nsecond line")
 
     monkeypatch.setattr(hub, "snapshot_download", fails)
-    with pytest.raises(InputError, match="hub:who/what: cannot be had from the hub: no route$"):
+    with pytest.raises(InputError, match=r"hub:who/what: cannot be had from the hub: no route$"):
         download("hub:who/what")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"pip install 'bertsmith\[hub\]'"):

@@ -15,9 +15,12 @@ import bertsmith
 from bertsmith import task_config
 from bertsmith.batch import pack
 from bertsmith.console import Log
+from bertsmith.errors import InputError
 from bertsmith.serving.evaluating import evaluate
 from bertsmith.serving.predictor import predict_file
 from bertsmith.task_config import EvaluateSettings, FinetuneSettings, PredictSettings
+from bertsmith.tasks.tag_files import read_tagged
+from bertsmith.tasks.tag_schemes import to_spans
 from bertsmith.training.finetune import finetune
 from bertsmith.training.tuning import chosen_metric
 
@@ -154,6 +157,45 @@ def test_from_rows_to_predictions(name: str, run: Path, tmp_path: Path) -> None:
     assert len(written) == len(given) == len(case.python)
     for one, other in zip(written, given, strict=True):
         assert _rounded({**one, "id": ""}) == _rounded({**json.loads(json.dumps(other)), "id": ""})
+
+
+def test_tags_are_written_in_columns_that_are_read_again(run: Path, tmp_path: Path) -> None:
+    tuned = {}
+    for name in ("entities", "tags"):
+        case = CASES[name]
+        rows = tmp_path / f"{name}.conll"
+        rows.write_text(case.rows, encoding="utf-8")
+        values = {"model": run, "train": rows, "dev": rows, "max_length": 32, "threads": 1, "learning_rate": 3e-3}
+        changes = case.changes | {"epochs": 20, "output": tmp_path / name}
+        finetune(task_config.TagSettings.parse(values | changes), QUIET)
+        tuned[name] = tmp_path / name
+
+    def write(name: str, **changes: str) -> Path:
+        output = tmp_path / f"{name}.out.conll"
+        settings = {"model": tuned[name], "input": tmp_path / f"{name}.conll", "output": output} | changes
+        predict_file(PredictSettings.parse(settings | {"output_format": "conll"}), QUIET)
+        return output
+
+    predictions = bertsmith.load(tuned["entities"])(CASES["entities"].python)
+    expected = [[(s.start, s.end, s.label) for s in p.spans] for p in predictions]
+    assert sum(map(len, expected)) > 0
+    for scheme in ("same", "IOB1", "BIOES", "BILOU", "BMES"):
+        read = read_tagged(write("entities", scheme=scheme), format="conll")
+        assert read.texts == CASES["entities"].python
+        source: Any = "BIO" if scheme == "same" else scheme
+        spans = [
+            [(units[a][0], units[b - 1][1], kind) for a, b, kind in to_spans(tags, source)]
+            for units, tags in zip(read.units, read.tags, strict=True)
+        ]
+        assert spans == expected
+    assert "S-" in write("entities", scheme="BIOES").read_text("utf-8")
+
+    assert write("tags").read_text("utf-8").startswith("cat\tNOUN\nsees\tVERB\nriver\tNOUN\n\n")
+    with pytest.raises(InputError, match="--scheme BIOES: this model's tags are no entities"):
+        write("tags", scheme="BIOES")
+    settings = {"model": tuned["tags"], "input": tmp_path / "tags.conll", "scheme": "BIO"}
+    with pytest.raises(InputError, match="--scheme is for --output-format conll"):
+        predict_file(PredictSettings.parse(settings), QUIET)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -239,6 +239,8 @@ def test_another_column(model: Path, tmp_path: Path) -> None:
         predict_to(tmp_path, model, input=tmp_path / "a.csv", columns="body=title")
     with pytest.raises(InputError, match=r"no column 'titel'\. Did you mean 'title'\? Columns: comment, title"):
         predict_to(tmp_path, model, input=tmp_path / "a.csv", columns="text=titel")
+    joined = predict_to(tmp_path, model, input=tmp_path / "a.csv", columns="text=title,comment,label=none")
+    assert joined[0]["text"] == "b abc"
 
 
 class Stdin:

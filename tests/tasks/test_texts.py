@@ -68,3 +68,23 @@ def test_python_inputs_fit_what_the_model_was_tuned_on() -> None:
         text_rows([(1, ("x", "y")), (2, "x")], {"columns": PAIRS})
     with pytest.raises(InputError, match="text 1 is a pair, but the model was tuned on single texts"):
         text_rows([(1, ("x", "y"))], {"columns": COLUMNS})
+
+
+def test_several_columns_make_one_text(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", "title,body,b,label\n제목, 본문 ,x,1\n,only body,y,0\nonly title,  ,z,0\n")
+    columns = {"text": "title, body", "label": "label"}
+    rows = read_texts(Source(path, columns))
+    assert rows.texts == ["제목 본문", "only body", "only title"]
+    assert list(text_inputs(Source(path, columns), {})) == list(zip(rows.lines, rows.texts, strict=True))
+    pairs = read_texts(Source(path, {"text": "b", "text_b": "title,body", "label": "label"}))
+    assert pairs.texts == [("x", "제목 본문"), ("y", "only body"), ("z", "only title")]
+    plain = csv_file(tmp_path / "a.txt", "one\n")
+    assert list(text_inputs(Source(plain, columns), {})) == [(1, "one")]
+
+
+def test_several_columns_that_cannot_be_used(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", "title,body,label\nx,y,1\n ,,0\n")
+    with pytest.raises(InputError, match=r"a\.csv:3: the columns 'title', 'body' are all empty"):
+        read_texts(Source(path, {"text": "title,body", "label": "label"}))
+    with pytest.raises(InputError, match=r"no column 'bdy'\. Did you mean 'body'"):
+        read_texts(Source(path, {"text": "title,bdy", "label": "label"}))

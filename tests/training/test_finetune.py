@@ -265,3 +265,18 @@ def test_enough_rows_get_three_epochs(run: Path, tmp_path: Path) -> None:
     finetune(settings(run, tmp_path, epochs=None, min_steps=18), QUIET)
     scores = json.loads((tmp_path / "tuned" / "scores.json").read_text(encoding="utf-8"))
     assert scores["chosen"]["epochs"] == 3
+
+
+def test_numbers_as_labels_stay_names_and_a_very_long_text_is_cut(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{text},{label}" for text, label in (("a dog", "10"), ("my sister", "2"), ("나는 집에", "01"))] * 3
+    (tmp_path / "n.csv").write_text("\n".join(["text,label", *rows, f"{'a dog ' * 17_000},2"]) + "\n", "utf-8")
+    changes = {"train": tmp_path / "n.csv", "dev": tmp_path / "n.csv", "epochs": 0.1}
+    finetune(settings(run, tmp_path, **changes), Log())
+    said = capsys.readouterr().err
+    assert "1 of 10 texts are longer than 30 tokens" in said
+    assert "every dev row stands among the training rows" in said
+    predictor = bertsmith.load(tmp_path / "tuned")
+    assert set(predictor("a dog").scores) == {"10", "2", "01"}
+    assert predictor("a dog " * 17_000).truncated > 10_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -103,7 +104,7 @@ class PredictionSummary:
 
 
 def predict_file(settings: PredictSettings, log: Log | None = None) -> PredictionSummary:
-    """Predict every row of a file, or every line of a txt file or of standard input, as JSON lines.
+    """Predict every row of a file, or every line of a txt file or of standard input, as JSON lines or tagged columns.
 
     Memory is flat in the number of rows. A file is read once before the first prediction, so that a row that
     cannot be used is found at once and not after hours. The n-th line of the output is the n-th input: an
@@ -116,6 +117,7 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     _check_output(settings)
     set_threads(0)
     predictor = Predictor(settings.model, settings.device)
+    line_of = _writer(settings, predictor)
     source = source_of(settings, predictor.facts, settings.input)
 
     def inputs() -> Iterator[Any]:
@@ -125,7 +127,7 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     rows = truncated = 0
     with _output(settings.output) as out, log.progress("predicting", total, "texts") as advance:
         for prediction in predictor.stream(inputs()):
-            out.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
+            out.write(line_of(prediction))
             rows += 1
             truncated += prediction.truncated > 0
             advance(1)
@@ -138,6 +140,25 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     return PredictionSummary(rows, truncated)
 
 
+def _writer(settings: PredictSettings, predictor: Predictor) -> Callable[[Any], str]:
+    """Return what turns a prediction into its line, or its lines.
+
+    Raises:
+        InputError: tags are to be written and the model is no tagger, or a scheme is asked for and it has none.
+    """
+    if settings.output_format == "jsonl":
+        if settings.scheme != "same":
+            raise InputError("--scheme is for --output-format conll; JSON lines hold spans and no tags")
+        return lambda prediction: json.dumps(prediction.to_json(), ensure_ascii=False) + "\n"
+    if predictor.task.name != "tag":
+        raise InputError(f"--output-format conll is for taggers; this model's task is {predictor.task.name}")
+    source = predictor.facts["scheme"]
+    if source is None and settings.scheme != "same":
+        raise InputError(f"--scheme {settings.scheme}: this model's tags are no entities and have no scheme")
+    target = None if settings.scheme == "same" else settings.scheme
+    return lambda prediction: prediction.to_conll(source, target)
+
+
 def source_of(settings: PredictSettings | EvaluateSettings, facts: Facts, path: Path) -> Source:
     """Return a file as a source with the model's columns, or those that the settings name instead.
 
@@ -145,7 +166,8 @@ def source_of(settings: PredictSettings | EvaluateSettings, facts: Facts, path: 
         InputError: the settings name a role that the task does not know.
     """
     columns = dict(facts["columns"])
-    for part in (settings.columns or "").split(",") if settings.columns else ():
+    # A part without a role goes on with the names of the one before: text=title,body.
+    for part in re.split(r",(?=[^,=]*=)", settings.columns) if settings.columns else ():
         role, equals, name = (piece.strip() for piece in part.partition("="))
         if not equals or role not in columns or not name:
             hint = f"{nearest(role, columns)} Roles of this model: {', '.join(columns)}"

@@ -75,6 +75,18 @@ class Tagged:
         ]
         return {"text": self.text, "spans": spans, "truncated": self.truncated}
 
+    def to_conll(self, source: Scheme | None, target: Scheme | None) -> str:
+        """Return a line for each unit, with its tag after a tab, and an empty line.
+
+        Args:
+            source: the scheme of ``tags``; None for plain ones.
+            target: the scheme to write them in; None for the same.
+        """
+        tags = self.tags if source is None or target is None else convert(self.tags, source, target)
+        # A line break that is a unit (a character) would end the line.
+        words = (" ".join(self.text[start:end].splitlines()) or " " for start, end in self.units)
+        return "".join(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True)) + "\n"
+
 
 # first, middle and last unit of an entity of several units; the only unit of one.
 _PREFIXES: dict[Scheme, tuple[str, str, str, str]] = {

@@ -88,21 +88,49 @@ def read_texts(source: Source, *, empty_labels: bool = False) -> TextRows:
         InputError: the file, a column or a row cannot be used; the line is named.
     """
     label = source.columns["label"]
-    names = [source.columns[role] for role in TEXT_ROLES if role in source.columns]
-    table = read_table(source.path, encoding=source.encoding, quoting=source.quoting, only=[*names, label])
+    parts = _columns_of_texts(source)
+    table = read_table(source.path, encoding=source.encoding, quoting=source.quoting, only=[*_flat(parts), label])
     labels = [cell.strip() for cell in column(table, label)[: source.limit]]
     if not labels:
         raise InputError("has no rows", path=source.path)
     lines = table.lines[: len(labels)]
-    columns = [column(table, name)[: len(labels)] for name in names]
+    columns = [
+        [_joined(cells) for cells in zip(*(column(table, name)[: len(labels)] for name in names), strict=True)]
+        for names in parts
+    ]
     for number, line in enumerate(lines):
-        for name, cells in zip(names, columns, strict=True):
-            if not cells[number].strip():
-                raise InputError(f"column {name!r} is empty; expected a text", path=source.path, line=line)
+        for names, texts_of_role in zip(parts, columns, strict=True):
+            if not texts_of_role[number]:
+                raise InputError(f"{_named(names)} empty; expected a text", path=source.path, line=line)
         if not labels[number] and not empty_labels:
             raise InputError(f"column {label!r} is empty; expected a label", path=source.path, line=line)
     texts: list[Text] = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
     return TextRows(texts, labels, lines, source.path, label)
+
+
+def _columns_of_texts(source: Source) -> list[list[str]]:
+    """Return the columns of the text, and of the second one if rows are pairs."""
+    return [split_names(source.columns[role]) for role in TEXT_ROLES if role in source.columns]
+
+
+def split_names(names: str) -> list[str]:
+    """Return the columns of a setting: one, or several with commas between them."""
+    return [name.strip() for name in names.split(",") if name.strip()] or [names]
+
+
+def _flat(parts: Sequence[Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(name for names in parts for name in names))
+
+
+def _joined(cells: Sequence[str]) -> str:
+    """Return the text of a row's columns: a single one as it is, of several those that are not empty."""
+    full = [cell for cell in cells if cell.strip()]
+    return full[0] if len(full) == 1 else " ".join(cell.strip() for cell in full)
+
+
+def _named(names: Sequence[str]) -> str:
+    listed = ", ".join(repr(name) for name in names)
+    return f"column {listed} is" if len(names) == 1 else f"the columns {listed} are all"
 
 
 def refuse_swapped(rows: TextRows) -> None:
@@ -142,12 +170,20 @@ def text_inputs(source: Source, facts: Facts) -> Iterator[tuple[int, Text]]:
         InputError: the file cannot be read, a column is missing, a text is empty, or pairs are wanted and
             there are no columns.
     """
-    names = [source.columns[role] for role in TEXT_ROLES if role in source.columns]
+    parts = _columns_of_texts(source)
+    # A line of plain text is the whole text, whatever the columns that it is made of elsewhere.
+    names = _flat(parts) if is_table(source) or len(parts) > 1 else parts[0][:1]
     for line, cells in read_cells(source, names):
-        for cell in cells:
-            if not cell.strip():
-                raise InputError("the text is empty; expected at least one character", path=source.where, line=line)
-        yield line, cells[0] if len(cells) == 1 else (cells[0], cells[1])
+        found = dict(zip(names, cells, strict=True))
+        texts = [_joined([found[name] for name in own if name in found]) for own in parts]
+        if not all(texts):
+            raise InputError("the text is empty; expected at least one character", path=source.where, line=line)
+        yield line, texts[0] if len(texts) == 1 else (texts[0], texts[1])
+
+
+def is_table(source: Source) -> bool:
+    """Return whether a source has columns; otherwise each of its lines is a text."""
+    return not source.is_stdin and uncompressed_name(source.path).suffix.lower() in FORMATS
 
 
 def read_cells(source: Source, names: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -156,7 +192,7 @@ def read_cells(source: Source, names: Sequence[str]) -> Iterator[tuple[int, tupl
     Raises:
         InputError: the file cannot be read, a column is missing, or several are wanted of plain text.
     """
-    if not source.is_stdin and uncompressed_name(source.path).suffix.lower() in FORMATS:
+    if is_table(source):
         records = open_records(source.path, encoding=source.encoding, quoting=source.quoting, only=names)
         for line, cells in records.rows:
             yield line, tuple(cells.get(name, "") for name in names)
