@@ -49,7 +49,8 @@ def convert(settings: ConvertSettings, log: Log | None = None) -> Path:
     log = log or Log()
     directory = settings.model
     if not directory.is_dir():
-        raise InputError("expected a directory with config.json and a pickle of weights", path=directory)
+        seen = "is a file" if directory.exists() else "no such directory"
+        raise InputError(f"{seen}; expected a directory with config.json and pickled weights", path=directory)
     if settings.output.exists() and (not settings.output.is_dir() or any(settings.output.iterdir())):
         raise InputError("exists and is not empty; choose another output", path=settings.output)
     info = read_info(directory)
