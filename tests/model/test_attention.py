@@ -44,7 +44,8 @@ def test_buckets_hold_every_token_once_and_little_padding() -> None:
     lengths = torch.randint(3, 129, (61,), generator=torch.Generator().manual_seed(1))
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     plan = plan_attention(starts, torch.device("cpu"))
-    laid_out = torch.cat([bucket.index for bucket in plan.buckets])
+    laid_out = plan.index
+    assert sum(bucket.sequences * bucket.length for bucket in plan.buckets) == len(laid_out)
     assert torch.equal(laid_out[plan.unpack], torch.arange(int(lengths.sum())))
     assert len(laid_out) < 1.25 * int(lengths.sum())
 
@@ -56,3 +57,13 @@ def test_dropout_drops_weights_in_training_only_when_asked() -> None:
     plain = packed_attention(values, plan, 2, dropout=0.0)
     dropped = packed_attention(values, plan, 2, dropout=0.5)
     assert not torch.allclose(plain, dropped, atol=1e-3)
+
+
+def test_dropped_weights_are_left_out_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    values = torch.randn(13, 3 * 8)
+    plan = plan_attention(torch.tensor([0, 4, 13]), torch.device("cpu"))
+    # With nothing dropped, the way with dropout is the way without.
+    monkeypatch.setattr("bertsmith.model.attention.drop", lambda weights, probability: weights)
+    plain = packed_attention(values, plan, 2, dropout=0.0)
+    torch.testing.assert_close(packed_attention(values, plan, 2, dropout=0.5), plain)

@@ -107,7 +107,7 @@ def test_nothing_is_opened_without_the_flag(tmp_path: Path, store: TokenStore) -
         convert(settings(tmp_path / "old", from_pickle=False), QUIET)
     with pytest.raises(InputError, match=r"is not loaded.*bertsmith convert .* --from-pickle -o DIR"):
         load_encoder(tmp_path / "old")
-    with pytest.raises(InputError, match="olld: no such directory; expected a directory with config.json"):
+    with pytest.raises(InputError, match=r"olld: no such directory; expected a directory with config.json"):
         convert(settings(tmp_path / "olld"), QUIET)
     assert not (tmp_path / "converted").exists()
 

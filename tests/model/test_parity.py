@@ -186,3 +186,18 @@ def test_real_pretrained_weights_give_the_same_vectors() -> None:
         output, expected = ours(batch), theirs(**their_inputs(batch))
     close(output.hidden, unpadded(batch, expected.last_hidden_state))
     close(output.pooled, expected.pooler_output)
+
+
+def test_wanted_tokens_get_what_they_get_among_all() -> None:
+    config = small_config()
+    torch.manual_seed(1)
+    model = Bert(config).eval()
+    batch = odd_batch(config.vocab_size)
+    whole = model(batch)
+    for wanted in (batch.masked_positions, batch.token_ids[:0], torch.tensor([0, 0, batch.num_tokens - 1])):
+        assert wanted is not None
+        some = model(batch, wanted=wanted)
+        assert torch.allclose(some.hidden, whole.hidden[wanted], atol=1e-5)
+        close(some.pooled, whole.pooled)
+    with pytest.raises(ValueError, match="all_layers gives every token"):
+        model(batch, wanted=batch.token_ids[:0], all_layers=True)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertsmith.model.dropout import dropout as drop
+
 # A bucket ends where a sequence is shorter than this share of the bucket's longest, provided the bucket
 # already holds enough sequences to be worth a kernel call of its own.
 _BUCKET_FILL = 0.8
@@ -19,13 +21,12 @@ class Bucket:
     """Sequences of similar length, as a small padded rectangle.
 
     Attributes:
-        index: (n * L,) int64, for each cell of the rectangle the token of the batch that stands in it;
-            cells beyond a sequence's end repeat its first token and are masked as keys.
-        length: L, the longest sequence of the bucket.
+        sequences: n.
+        length: L, the longest of them.
         key_mask: (n, 1, 1, L) bool, true where a real token stands; None if all cells are real.
     """
 
-    index: Tensor
+    sequences: int
     length: int
     key_mask: Tensor | None
 
@@ -36,10 +37,13 @@ class AttentionPlan:
 
     Attributes:
         buckets: the sequences by similar length.
+        index: (cells,) int64, for each cell of the rectangles, laid end to end, the token of the batch that stands in
+            it; cells beyond a sequence's end repeat its first token and are masked as keys.
         unpack: (T,) int64, for each token of the batch its cell in the buckets' outputs laid end to end.
     """
 
     buckets: tuple[Bucket, ...]
+    index: Tensor
     unpack: Tensor
 
 
@@ -49,6 +53,7 @@ def plan_attention(sequence_starts: Tensor, device: torch.device) -> AttentionPl
     lengths = starts[1:] - starts[:-1]
     order = torch.argsort(lengths, descending=True, stable=True)
     buckets: list[Bucket] = []
+    indices: list[Tensor] = []
     unpack = torch.empty(int(starts[-1]), dtype=torch.int64)
     cells_before = first = 0
     while first < len(order):
@@ -62,10 +67,11 @@ def plan_attention(sequence_starts: Tensor, device: torch.device) -> AttentionPl
         cells = cells_before + torch.arange(index.numel()).view_as(index)
         unpack[index[real]] = cells[real]
         mask = None if bool(real.all()) else real[:, None, None, :].to(device)
-        buckets.append(Bucket(index.flatten().to(device), longest, mask))
+        buckets.append(Bucket(len(members), longest, mask))
+        indices.append(index.flatten())
         cells_before += index.numel()
         first = last
-    return AttentionPlan(tuple(buckets), unpack.to(device))
+    return AttentionPlan(tuple(buckets), torch.cat(indices).to(device), unpack.to(device))
 
 
 def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: int, dropout: float) -> Tensor:
@@ -81,11 +87,24 @@ def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: in
         (T, H), the heads side by side.
     """
     hidden_size = query_key_value.shape[1] // 3
+    # One gather for all buckets: each of its own would write a whole (T, 3H) of zeros in the backward pass.
+    cells = query_key_value.index_select(0, plan.index)
+    sizes = [bucket.sequences * bucket.length for bucket in plan.buckets]
     outputs = []
-    for bucket in plan.buckets:
-        cells = query_key_value.index_select(0, bucket.index)
-        cells = cells.view(-1, bucket.length, 3, num_heads, hidden_size // num_heads)
-        query, key, value = cells.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, A, L, H / A)
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=bucket.key_mask, dropout_p=dropout)
+    for bucket, part in zip(plan.buckets, torch.split(cells, sizes), strict=True):
+        rectangle = part.view(-1, bucket.length, 3, num_heads, hidden_size // num_heads)
+        query, key, value = rectangle.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, A, L, H / A)
+        context = _attend(query, key, value, bucket.key_mask, dropout)
         outputs.append(context.transpose(1, 2).reshape(-1, hidden_size))
     return torch.cat(outputs).index_select(0, plan.unpack)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
+    """Return (n, A, L, H / A): the values weighted by softmax(Q K^T / sqrt(H / A))."""
+    if dropout == 0 or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
+    # With dropout torch has no fast kernel for the CPU and writes the same steps out, with its slower dropout.
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask, -torch.inf)
+    return drop(scores.softmax(-1), dropout) @ value

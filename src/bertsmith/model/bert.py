@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
 from bertsmith.model.attention import AttentionPlan, packed_attention, plan_attention
+from bertsmith.model.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class EncoderOutput:
     """What the encoder gives for a batch.
 
     Attributes:
-        hidden: (T, H), the last layer's vector of every token.
+        hidden: (T, H), the last layer's vector of every token; (K, H) if only K were wanted.
         pooled: (N, H), one vector per sequence: tanh of a linear layer over its first token ([CLS]).
         layers: the output of the embeddings and of every layer, L + 1 tensors (T, H); None unless asked for.
     """
@@ -44,8 +46,14 @@ class Bert(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.apply(lambda module: initialize(module, config.initializer_range))
 
-    def forward(self, batch: Batch, *, all_layers: bool = False) -> EncoderOutput:
+    def forward(self, batch: Batch, *, wanted: Tensor | None = None, all_layers: bool = False) -> EncoderOutput:
         """Encode a batch of N sequences with T tokens.
+
+        Args:
+            batch: what to encode.
+            wanted: (K,) int64, the tokens whose vectors are needed beside each sequence's first; by default all. The
+                last layer then leaves out most of its work on the others, which nothing sees.
+            all_layers: return every layer's output; not together with ``wanted``.
 
         Raises:
             InputError: a sequence is longer than the model has positions.
@@ -55,14 +63,21 @@ class Bert(nn.Module):
                 f"a sequence of {batch.max_length} tokens, but the model has positions for "
                 f"{self.config.max_position_embeddings}; lower max_length"
             )
+        if wanted is not None and all_layers:
+            raise ValueError("all_layers gives every token; wanted cannot leave some out")
         plan = plan_attention(batch.sequence_starts, batch.token_ids.device)
+        firsts = batch.sequence_starts[:-1]
         hidden = self.embeddings(batch)
         outputs = [hidden]
-        for layer in self.layers:
-            hidden = layer(hidden, plan)
+        kept = None if wanted is None else torch.cat([firsts, wanted])
+        for number, layer in enumerate(self.layers, start=1):
+            hidden = layer(hidden, plan, kept if number == len(self.layers) else None)
             if all_layers:
                 outputs.append(hidden)
-        pooled = self.pooler(hidden[batch.sequence_starts[:-1]]).tanh()
+        if kept is None:
+            pooled = self.pooler(hidden[firsts]).tanh()
+        else:
+            pooled, hidden = self.pooler(hidden[: len(firsts)]).tanh(), hidden[len(firsts) :]
         return EncoderOutput(hidden, pooled, tuple(outputs) if all_layers else None)
 
     @classmethod
@@ -86,7 +101,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return (T, H)."""
@@ -110,12 +125,14 @@ class Layer(nn.Module):
         self.intermediate = nn.Linear(width, config.intermediate_size)
         self.output = nn.Linear(config.intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: Tensor, plan: AttentionPlan) -> Tensor:
-        """Take and return (T, H)."""
+    def forward(self, hidden: Tensor, plan: AttentionPlan, wanted: Tensor | None = None) -> Tensor:
+        """Take (T, H) and return it, or (K, H) for the ``wanted`` (K,) tokens; all of them are attended to."""
         dropout = self.attention_dropout if self.training else 0.0
         context = packed_attention(self.query_key_value(hidden), plan, self.num_heads, dropout)
+        if wanted is not None:
+            context, hidden = context.index_select(0, wanted), hidden.index_select(0, wanted)
         hidden = self.attention_norm(hidden + self.dropout(self.attention_output(context)))
         inner = activate(self.intermediate(hidden), self.activation)
         out: Tensor = self.output_norm(hidden + self.dropout(self.output(inner)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.model.bert import Bert, activate, initialize
+from bertsmith.model.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,9 @@ class PretrainingModel(nn.Module):
 
     def forward(self, batch: Batch) -> PretrainingOutput:
         """Score the masked positions and the sentence pairs of a batch; without masked positions M is 0."""
-        encoded = self.bert(batch)
         positions = batch.masked_positions
-        if positions is None:
-            positions = batch.token_ids.new_empty(0)
-        mlm_logits = self.mlm(encoded.hidden.index_select(0, positions), self.bert.embeddings.token.weight)
+        encoded = self.bert(batch, wanted=batch.token_ids.new_empty(0) if positions is None else positions)
+        mlm_logits = self.mlm(encoded.hidden, self.bert.embeddings.token.weight)
         return PretrainingOutput(mlm_logits, self.nsp(encoded.pooled))
 
 
@@ -76,6 +75,12 @@ def pretraining_loss_sums(output: PretrainingOutput, batch: Batch) -> tuple[Tens
     return mlm, nsp
 
 
+def pooled(bert: Bert, batch: Batch) -> Tensor:
+    """Return (N, H), the encoder's vector of each sequence, without the other tokens' last layer."""
+    vectors: Tensor = bert(batch, wanted=batch.token_ids.new_empty(0)).pooled
+    return vectors
+
+
 class SequenceClassifier(nn.Module):
     """BERT with a linear layer over the pooled [CLS] vector (section 4.1)."""
 
@@ -83,13 +88,13 @@ class SequenceClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.bert = Bert(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         initialize(self.classifier, config.initializer_range)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (N, C)."""
-        logits: Tensor = self.classifier(self.dropout(self.bert(batch).pooled))
+        logits: Tensor = self.classifier(self.dropout(pooled(self.bert, batch)))
         return logits
 
 
@@ -100,13 +105,13 @@ class MultipleChoiceModel(nn.Module):
         super().__init__()
         self.config = config
         self.bert = Bert(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, 1)
         initialize(self.classifier, config.initializer_range)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return scores (N, 1)."""
-        scores: Tensor = self.classifier(self.dropout(self.bert(batch).pooled))
+        scores: Tensor = self.classifier(self.dropout(pooled(self.bert, batch)))
         return scores
 
 
@@ -117,7 +122,7 @@ class TokenClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.bert = Bert(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         initialize(self.classifier, config.initializer_range)
 
