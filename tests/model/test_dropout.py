@@ -44,4 +44,3 @@ def test_types_and_evaluation() -> None:
     assert layer(values).dtype == torch.bfloat16
     assert layer.eval()(values) is values
     assert dropout(values, 0.0) is values
-    assert dropout(values, 1.0).abs().count_nonzero() == 0
