@@ -9,7 +9,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -75,13 +75,13 @@ def tokenise_in_order(
         for batch in batches:
             if len(under_way) >= 2 * workers:
                 result, megabytes = under_way.popleft()
-                yield result.result(), megabytes
+                yield _result_of(result), megabytes
             with _interrupts_held():
                 future = pool.submit(_work, batch.documents, str(directory))
             under_way.append((future, batch.megabytes))
         while under_way:
             result, megabytes = under_way.popleft()
-            yield result.result(), megabytes
+            yield _result_of(result), megabytes
     except BrokenProcessPool:
         raise InputError(
             "a worker process ended before its work was done: memory ran out (take fewer workers), or a script called "
@@ -89,6 +89,17 @@ def tokenise_in_order(
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result_of(future: Future[TokenisedDocuments]) -> TokenisedDocuments:
+    """Wait for a result; Ctrl-C comes through between two looks.
+
+    In the middle of one it could leave a lock of the pool taken, and ending the pool would wait for ever.
+    """
+    while True:
+        with _interrupts_held():
+            if wait([future], timeout=0.2).done:
+                return future.result()
 
 
 @contextlib.contextmanager
