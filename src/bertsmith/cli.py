@@ -21,6 +21,7 @@ _SUMMARIES = {
     "finetune": "Tune a pre-trained model for a task.",
     "evaluate": "Score a fine-tuned model on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
+    "tags": "Write a tagged file's entities in another scheme (BIO, IOB1, BIOES, BILOU, BMES).",
     "convert": "Turn a published BERT with pickled weights into a directory with safetensors.",
     "quickstart": "Do all of it on text that is already on this machine, in a few minutes.",
 }
@@ -51,6 +52,12 @@ _STAGES = {
         "serving.predictor",
         "predict_file",
         "bertsmith predict tuned --input new.csv -o predictions.jsonl",
+    ),
+    "tags": (
+        "task_config.TagsSettings",
+        "serving.writing",
+        "convert_tags",
+        "bertsmith tags train.conll --scheme BIOES -o bioes.conll",
     ),
     "convert": (
         "config.ConvertSettings",

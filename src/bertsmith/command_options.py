@@ -75,7 +75,7 @@ def _plain(annotation: Any) -> tuple[Any, bool]:
 
 def _type(kind: Any) -> Any:
     if get_origin(kind) is Literal:
-        return click.Choice([str(value) for value in get_args(kind)])
+        return click.Choice([str(value) for value in get_args(kind)], case_sensitive=False)
     if kind is Path:
         return click.Path(path_type=Path)
     return kind

@@ -179,11 +179,18 @@ class PredictSettings(Configuration):
         description="A jsonl file to write; standard output if left out.",
         json_schema_extra={"flag": "-o"},
     )
-    output_format: Literal["jsonl", "conll"] = Field(
-        "jsonl", description="conll: each word or character and its tag on a line of their own (taggers only)."
+    input_format: Literal["auto", "text", "conll", "conllu", "characters"] = Field(
+        "auto",
+        description="What a tagger is given: texts, or a tagged file in one of finetune's formats; auto goes by the "
+        "file's ending, and in txt and tsv by the first lines. Tags that it has are not looked at.",
+    )
+    output_format: Literal["jsonl", "conll", "conllu", "characters"] = Field(
+        "jsonl",
+        description="What a tagger writes instead of spans: conll, a word or character and its tag a line; an input "
+        "in columns keeps its lines and gets other tags, CoNLL-U with conllu.",
     )
     scheme: Literal["same", "BIO", "IOB1", "BIOES", "BILOU", "BMES"] = Field(
-        "same", description="How conll marks entities; same: as the training file did."
+        "same", description="How tags in columns mark entities; same: as the training file did."
     )
     columns: str | None = Field(
         None, description="Other names of columns, as role=name with commas between (text=title,body,text_b=answer)."
@@ -192,3 +199,17 @@ class PredictSettings(Configuration):
     quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
     quiet: bool = Field(False, description="Say nothing but warnings and the result.")
+
+
+class TagsSettings(Configuration):
+    """``bertsmith tags``: a tagged file's entities in another scheme."""
+
+    input: Path = argument("A file with tags of entities in columns (CoNLL, or a character a line).")
+    output: Path = Field(description="The file to write.", json_schema_extra={"flag": "-o"})
+    scheme: Literal["BIO", "IOB1", "BIOES", "BILOU", "BMES"] = Field(description="How it shall mark entities.")
+    format: Literal["auto", "conll", "characters"] = Field(
+        "auto", description="conll: a word a line; characters: a character a line; auto goes by the first lines."
+    )
+    tags: str | None = Field(None, description="The tags' column, a number from 2; by default the last.")
+    encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
+    quiet: bool = Field(False, description="Say nothing but warnings.")

@@ -190,7 +190,7 @@ def test_tags_are_written_in_columns_that_are_read_again(run: Path, tmp_path: Pa
         assert spans == expected
     assert "S-" in write("entities", scheme="BIOES").read_text("utf-8")
 
-    assert write("tags").read_text("utf-8").startswith("cat\tNOUN\nsees\tVERB\nriver\tNOUN\n\n")
+    assert write("tags").read_text("utf-8").startswith("cat NOUN\nsees VERB\nriver NOUN\n\n")
     with pytest.raises(InputError, match="--scheme BIOES: this model's tags are no entities"):
         write("tags", scheme="BIOES")
     settings = {"model": tuned["tags"], "input": tmp_path / "tags.conll", "scheme": "BIO"}

@@ -184,6 +184,7 @@ def test_pairs(predict: Predictor, tmp_path: Path) -> None:
         (["a", "\t "], "text 2 is an empty text"),
         ("", "text 1 is an empty text"),
         (None, "NoneType is not a text"),
+        ({"text": "a"}, "row 1 has no column 'comment'"),
         (b"abc", "bytes is not a text"),
         (["a", float("nan")], "text 2 is of type float; expected a string"),
         ((), "text 1 is an empty text"),

@@ -8,7 +8,7 @@ import pytest
 
 from bertsmith.errors import InputError
 from bertsmith.tasks.task import Source
-from bertsmith.tasks.texts import read_texts, text_inputs, text_rows
+from bertsmith.tasks.texts import TextRows, read_texts, text_inputs, text_notes, text_rows
 
 COLUMNS = {"text": "text", "label": "label"}
 PAIRS = {"text": "a", "text_b": "b", "label": "label"}
@@ -88,3 +88,47 @@ def test_several_columns_that_cannot_be_used(tmp_path: Path) -> None:
         read_texts(Source(path, {"text": "title,body", "label": "label"}))
     with pytest.raises(InputError, match=r"no column 'bdy'\. Did you mean 'body'"):
         read_texts(Source(path, {"text": "title,bdy", "label": "label"}))
+
+
+def test_a_column_with_commas_in_its_own_name(tmp_path: Path) -> None:
+    columns = {"text": "title,body", "label": "label"}
+    whole = csv_file(tmp_path / "a.csv", '"title,body",title,body,label\nwhole,x,y,1\n')
+    assert read_texts(Source(whole, columns)).texts == ["whole"]
+    lines = csv_file(tmp_path / "a.jsonl", '{"title,body": "whole", "title": "x", "body": "y", "label": 1}\n')
+    assert list(text_inputs(Source(lines, columns), {})) == [(1, "whole")]
+    parts = csv_file(tmp_path / "b.jsonl", '{"title": "x", "body": null, "label": 1}\n')
+    assert read_texts(Source(parts, columns)).texts == ["x"]
+    with pytest.raises(InputError, match=r"b\.jsonl:1: has no field 'bdy'\. Did you mean 'body'\? Fields: title"):
+        read_texts(Source(parts, columns | {"text": "title,bdy"}))
+
+
+def test_rows_in_python_are_joined_as_those_of_files() -> None:
+    facts = {"columns": {"text": "title,body", "label": "label"}}
+    rows = text_rows([(1, {"title": " x ", "body": "y", "id": 7}), (2, {"title": "", "body": " z"})], facts)
+    assert rows.texts == ["x y", " z"]
+    pair = text_rows([(1, {"a": "x", "b": "y"})], {"columns": PAIRS})
+    assert pair.texts == [("x", "y")]
+    assert text_rows([(1, {"title,body": "w"})], facts).texts == ["w"]
+    with pytest.raises(InputError, match=r"row 3 has no column 'body'\. Did you mean 'bdy'\? Columns: title, bdy"):
+        text_rows([(3, {"title": "x", "bdy": "y"})], facts)
+    with pytest.raises(InputError, match="text 1 is of type int"):
+        text_rows([(1, {"title": "x", "body": 5})], facts)
+    with pytest.raises(InputError, match="text 1 is an empty text"):
+        text_rows([(1, {"title": " ", "body": ""})], facts)
+
+
+def test_columns_that_look_like_others() -> None:
+    class Whole:
+        truncated = 0
+
+    def notes(texts: list[str], labels: list[str], names: int = 2) -> list[str]:
+        rows = TextRows(list(texts), labels, list(range(len(texts))), Path("a.csv"), "label")
+        return text_notes(rows, Whole(), {"labels": ["x"] * names, "columns": COLUMNS, "max_length": 9})
+
+    numbers = [str(n) for n in range(60)]
+    words = [f"text {n}" for n in range(60)]
+    assert notes(words, ["x", "y"] * 30) == []
+    assert "60 of 60 texts are numbers such as '0': is 'text' the column with the text" in notes(numbers, ["x"] * 60)[0]
+    assert "60 of 60 rows have a label of their own, such as '0'" in notes(words, numbers)[0]
+    assert notes(words, numbers, names=1) == []
+    assert notes(numbers[:19], ["x"] * 19) == []

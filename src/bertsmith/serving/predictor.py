@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
-from bertsmith import files
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
 from bertsmith.model.weights import load_tuned, model_directory, read_info
+from bertsmith.serving.writing import check_output, output_file, writer_of
 from bertsmith.task_config import EvaluateSettings, PredictSettings
 from bertsmith.tasks.by_name import task_of
 from bertsmith.tasks.task import Facts, Prediction, Source
@@ -31,8 +28,9 @@ _CHUNK = 1024
 class Predictor:
     """Predicts as it was tuned to; an input's prediction does not depend on what else is asked with it.
 
-    What an input is depends on the task: a text or a pair (a tuple of two) for ``classify``, ``multilabel`` and
-    ``regress``; (question, context) for ``qa``; a text for ``tag``; (context, [endings]) for ``choose``.
+    What an input is depends on the task: a text, a pair (a tuple of two) or a row (a dict with the columns that the
+    model was tuned with) for ``classify``, ``multilabel`` and ``regress``; (question, context) for ``qa``; a text for
+    ``tag``; (context, [endings]) for ``choose``.
 
     Calls from several threads are safe: nothing changes after construction.
 
@@ -61,12 +59,12 @@ class Predictor:
         self.max_length: int = self.facts["max_length"]
 
     def __call__(self, inputs: Any) -> Any:
-        """Predict one input (a string or a tuple), or many of them (a list or another iterable).
+        """Predict one input (a string, a tuple or a row), or many of them (a list or another iterable).
 
         Raises:
             InputError: something else, an empty text, or a pair where the model was tuned on single texts.
         """
-        if isinstance(inputs, str | tuple):
+        if isinstance(inputs, str | tuple | Mapping):
             return next(self.stream([inputs]))
         if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
             raise InputError(f"{type(inputs).__name__} is not a text; expected a string or a list of them")
@@ -114,49 +112,29 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
         InputError: the model or the input cannot be used; an output file appears only when it is whole.
     """
     log = log or Log(settings.quiet)
-    _check_output(settings)
+    check_output(settings.output, None if str(settings.input) == "-" else settings.input)
     set_threads(0)
     predictor = Predictor(settings.model, settings.device)
-    line_of = _writer(settings, predictor)
     source = source_of(settings, predictor.facts, settings.input)
-
-    def inputs() -> Iterator[Any]:
-        return (given for _, given in predictor.task.inputs(source, predictor.facts))
-
-    total = None if source.is_stdin else sum(1 for _ in inputs())
+    writer = writer_of(settings, predictor.task, predictor.facts, source)
+    total = None if source.is_stdin else sum(1 for _ in writer.inputs())
     rows = truncated = 0
-    with _output(settings.output) as out, log.progress("predicting", total, "texts") as advance:
-        for prediction in predictor.stream(inputs()):
-            out.write(line_of(prediction))
+    with output_file(settings.output) as out, log.progress("predicting", total, "texts") as advance:
+        for prediction in predictor.stream(writer.inputs()):
+            out.write(writer.text(prediction))
             rows += 1
             truncated += prediction.truncated > 0
             advance(1)
         if rows == 0:
             raise InputError("holds no text; expected at least one", path=source.where)
+        out.write(writer.end())
     if truncated:
         log.warn(f"{truncated:,} of {rows:,} texts were longer than {predictor.max_length} tokens and were cut")
     if settings.output is not None:
         log.say(f"{rows:,} predictions: {settings.output}")
+    if writer.about:
+        log.say(writer.about)
     return PredictionSummary(rows, truncated)
-
-
-def _writer(settings: PredictSettings, predictor: Predictor) -> Callable[[Any], str]:
-    """Return what turns a prediction into its line, or its lines.
-
-    Raises:
-        InputError: tags are to be written and the model is no tagger, or a scheme is asked for and it has none.
-    """
-    if settings.output_format == "jsonl":
-        if settings.scheme != "same":
-            raise InputError("--scheme is for --output-format conll; JSON lines hold spans and no tags")
-        return lambda prediction: json.dumps(prediction.to_json(), ensure_ascii=False) + "\n"
-    if predictor.task.name != "tag":
-        raise InputError(f"--output-format conll is for taggers; this model's task is {predictor.task.name}")
-    source = predictor.facts["scheme"]
-    if source is None and settings.scheme != "same":
-        raise InputError(f"--scheme {settings.scheme}: this model's tags are no entities and have no scheme")
-    target = None if settings.scheme == "same" else settings.scheme
-    return lambda prediction: prediction.to_conll(source, target)
 
 
 def source_of(settings: PredictSettings | EvaluateSettings, facts: Facts, path: Path) -> Source:
@@ -166,44 +144,14 @@ def source_of(settings: PredictSettings | EvaluateSettings, facts: Facts, path: 
         InputError: the settings name a role that the task does not know.
     """
     columns = dict(facts["columns"])
+    # A tagger that was not told its column has taken the usual one.
+    roles = [*columns, *(["tags"] if "unit" in facts and "tags" not in columns else [])]
     # A part without a role goes on with the names of the one before: text=title,body.
     for part in re.split(r",(?=[^,=]*=)", settings.columns) if settings.columns else ():
         role, equals, name = (piece.strip() for piece in part.partition("="))
-        if not equals or role not in columns or not name:
-            hint = f"{nearest(role, columns)} Roles of this model: {', '.join(columns)}"
+        if not equals or role not in roles or not name:
+            hint = f"{nearest(role, roles)} Roles of this model: {', '.join(roles)}"
             raise InputError(f"--columns: {part!r} is not role=name.{hint}")
         columns[role] = name
-    return Source(path, columns, settings.encoding, settings.quoting, facts.get("format", "auto"))
-
-
-def _is_stdin(settings: PredictSettings) -> bool:
-    return str(settings.input) == "-"
-
-
-def _check_output(settings: PredictSettings) -> None:
-    path = settings.output
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError("is a directory; expected the name of a file to write", path=path)
-    if path.exists() and not _is_stdin(settings) and settings.input.exists() and path.samefile(settings.input):
-        raise InputError("is the input itself; choose another file to write to", path=path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot be made as a directory: {error.strerror}", path=path.parent) from None
-
-
-@contextlib.contextmanager
-def _output(path: Path | None) -> Iterator[TextIO]:
-    """Yield standard output, or a file that takes its name when the block ends without an error."""
-    if path is None:
-        yield sys.stdout
-        return
-    if path.exists() and not path.is_file():
-        # A device or a pipe is written to; a file that took its name would replace it.
-        with path.open("w", encoding="utf-8") as file:
-            yield file
-        return
-    with files.new_file(path.resolve()) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yield file
+    written = settings.input_format if isinstance(settings, PredictSettings) else facts.get("format", "auto")
+    return Source(path, columns, settings.encoding, settings.quoting, written)

@@ -19,6 +19,7 @@ from bertsmith.tasks.texts import (
     both,
     encode_texts,
     read_texts,
+    refuse_swapped,
     shown,
     text_columns,
     text_task,
@@ -56,8 +57,9 @@ def find_facts(train: TextRows, dev: TextRows, settings: MultilabelSettings) -> 
     """Return labels, separator, columns and the length limit.
 
     Raises:
-        InputError: no row has a label, or dev has another one.
+        InputError: no row has a label, dev has another one, or the columns are swapped.
     """
+    refuse_swapped(train)
     labels = sorted(frozenset().union(*label_sets(train, settings.separator)))
     if not labels:
         raise InputError(f"no row has a label in column {settings.label!r}", path=train.source)

@@ -36,17 +36,25 @@ def values(rows: TextRows) -> np.ndarray:
         InputError: a cell is not a finite number; the line is named.
     """
     found = []
-    for line, cell in zip(rows.lines, rows.labels, strict=True):
-        try:
-            value = float(cell)
-        except ValueError:
-            value = math.nan
+    for line, cell, text in zip(rows.lines, rows.labels, rows.texts, strict=True):
+        value = _value(cell)
         if not math.isfinite(value):
+            swapped = isinstance(text, str) and math.isfinite(_value(text))
             raise InputError(
-                f"column {rows.label_column!r} is {cell!r}; expected a number", path=rows.source, line=line
+                f"column {rows.label_column!r} is {cell!r}; expected a number"
+                + ("; the text is one: are the text and label columns swapped?" if swapped else ""),
+                path=rows.source,
+                line=line,
             )
         found.append(value)
     return np.array(found)
+
+
+def _value(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
 
 
 def find_facts(train: TextRows, dev: TextRows, settings: RegressSettings) -> Facts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -14,15 +16,20 @@ from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
 from bertsmith.model.heads import TokenClassifier
 from bertsmith.task_config import TagSettings
-from bertsmith.tasks.tag_files import TaggedRows, read_tagged, rows_from_texts
+from bertsmith.tasks.tag_columns import layout_of
+from bertsmith.tasks.tag_files import TaggedRows, read_tagged, rows_from_texts, tag_format
 from bertsmith.tasks.tag_schemes import OUTSIDE, bio_labels, split_tag
 from bertsmith.tasks.tagging import NO_TARGET, TagExamples, encode, predict, score
 from bertsmith.tasks.tagging import find_facts as facts_of_rows
 from bertsmith.tasks.task import Facts, Outputs, Source, Task, per_sequence
 from bertsmith.tasks.texts import checked, text_inputs
-from bertsmith.text.decoding import uncompressed_name
+from bertsmith.text.decoding import open_text, physical_lines, uncompressed_name
+from bertsmith.text.tables import MAX_ROW
 
 _TAGGED_ENDINGS = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes")
+_OTHER_ENDINGS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".pq")
+_ENTITY_TAG = re.compile(r"O|[BIESLUM]-\S+")
+_SAMPLE, _FEWEST = 500, 5
 
 
 def read(source: Source) -> TaggedRows:
@@ -99,11 +106,48 @@ def inputs(source: Source, facts: Facts) -> Iterator[tuple[int, object]]:
     Raises:
         InputError: the file cannot be read, the column is missing, or a text is empty.
     """
-    if not source.is_stdin and uncompressed_name(source.path).suffix.lower() in _TAGGED_ENDINGS:
-        rows = read(source)
-        yield from zip(rows.lines, zip(rows.texts, rows.units, strict=True), strict=True)
-    else:
+    rows = untagged_rows(source, facts)
+    if rows is None:
         yield from text_inputs(source, facts)
+    else:
+        yield from zip(rows.lines, zip(rows.texts, rows.units, strict=True), strict=True)
+
+
+def untagged_rows(source: Source, facts: Facts) -> TaggedRows | None:
+    """Return the sentences of a tagged file without their tags, which it need not have; None for texts.
+
+    ``source.format`` says how the file is written ("text" for texts). If it is "auto", files go by their endings; in
+    txt and tsv, which may hold either, sentences are CoNLL-U or lines that end with tags of entities.
+
+    Raises:
+        InputError: the file cannot be read in this format.
+    """
+    found = source.format
+    if found == "auto":
+        ending = "" if source.is_stdin else uncompressed_name(source.path).suffix.lower()
+        if ending in _TAGGED_ENDINGS:
+            remembered = facts.get("format", "auto")
+            found = remembered if remembered in ("conll", "characters") and ending != ".conllu" else "auto"
+        elif source.is_stdin or ending in _OTHER_ENDINGS or not _looks_tagged(source):
+            found = "text"
+    if found == "text":
+        return None
+    if source.is_stdin:
+        raise InputError(f"is read as texts, a line each; {found} needs a file", path=source.where)
+    return read_tagged(source.path, format=found, encoding=source.encoding, tagged=False)
+
+
+def _looks_tagged(source: Source) -> bool:
+    lines = physical_lines(open_text(source.path, source.encoding)[1], MAX_ROW, path=source.path)
+    sample = list(itertools.islice((line for line in lines if line.strip()), _SAMPLE))
+    found = tag_format(source.path, sample)
+    if found in ("conllu", "jsonl"):
+        return found == "conllu"
+    layout = layout_of(found, sample)
+    rows = [layout.cells(line) for line in sample if not line.startswith(("##", "# ", "-DOCSTART-"))]
+    return len(rows) >= _FEWEST and all(
+        len(cells) == layout.width > 1 and _ENTITY_TAG.fullmatch(cells[-1].strip()) for cells in rows
+    )
 
 
 def rows_of(given: Sequence[tuple[int, object]], facts: Facts) -> TaggedRows:

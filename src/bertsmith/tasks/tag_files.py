@@ -6,13 +6,21 @@ import itertools
 import json
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from bertsmith.errors import InputError, nearest
+from bertsmith.tasks.tag_columns import (
+    CONLLU_COLUMNS,
+    Layout,
+    character_of,
+    check_cells,
+    conllu_place,
+    layout_of,
+    tag_place,
+)
 from bertsmith.tasks.tag_schemes import SpanTuple, from_spans
 from bertsmith.text.decoding import open_text, physical_lines, uncompressed_name
 from bertsmith.text.tables import MAX_ROW
@@ -23,7 +31,6 @@ FORMATS = ("conll", "conllu", "characters", "jsonl")
 SPAN_FIELDS = ("spans", "entities", "label", "labels")
 """Fields of a JSON row that may hold the spans, if no other is named."""
 
-_CONLLU_COLUMNS = {"UPOS": 3, "XPOS": 4}
 _COMMENT = re.compile(r"# (?:id|\w+ =) ")
 _SAMPLE = 2000
 _MANY = 20
@@ -41,12 +48,13 @@ class TaggedRows:
         texts: words with a space between them, or as the file says that they stood.
         units: (start, end) in the text of each word or character; what has a tag.
         tags: one a unit, as written; empty for rows without tags.
-        unit_lines: the line of each unit; empty for rows without tags.
+        unit_lines: the line of each unit; empty for texts that are from no tagged file.
         lines: the line of each sentence's first unit.
         source: the file.
         unit: what the units are.
         format: how the file was read.
         warnings: what had to be done with the texts, in sentences.
+        layout: how lines are cut into cells; None for JSON and for texts.
     """
 
     texts: list[str]
@@ -58,6 +66,7 @@ class TaggedRows:
     unit: Unit
     format: str
     warnings: tuple[str, ...] = ()
+    layout: Layout | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -79,6 +88,7 @@ def read_tagged(
     column: str | None = None,
     encoding: str = "auto",
     limit: int | None = None,
+    tagged: bool = True,
 ) -> TaggedRows:
     """Read sentences with their tags.
 
@@ -93,6 +103,7 @@ def read_tagged(
             default) or XPOS, in jsonl the field with the spans (by default one of :data:`SPAN_FIELDS`).
         encoding: as in :func:`bertsmith.text.decoding.open_text`.
         limit: read only the first so many sentences.
+        tagged: False reads words or characters only: tags are neither needed nor looked at, and one column will do.
 
     Raises:
         InputError: the file cannot be read in this format, a line has another number of columns, a tag is missing,
@@ -105,14 +116,15 @@ def read_tagged(
     sample = [line for _, line in head if line.strip()]
     found = tag_format(path, sample) if format == "auto" else format
     lines = itertools.chain(head, numbered)
-    if found == "jsonl":
+    layout = None if found == "jsonl" else layout_of(found, sample)
+    if layout is None:
         sentences = _json_sentences(lines, column, path)
     elif found == "conllu":
-        sentences = _conllu_sentences(lines, column, path)
-    elif found == "characters":
-        sentences = _character_sentences(lines, sample, column, path)
+        sentences = _conllu_sentences(lines, conllu_place(column, path) if tagged else None, path)
     else:
-        sentences = _conll_sentences(lines, sample, column, path)
+        place = tag_place(layout, column, path) if tagged else None
+        split = _character_sentences if found == "characters" else _conll_sentences
+        sentences = split(lines, layout, place, path)
     kept = list(itertools.islice(sentences, limit))
     if not kept:
         raise InputError(f"holds no sentences (read as {found})", path=path)
@@ -124,13 +136,14 @@ def read_tagged(
     return TaggedRows(
         texts=[s.text for s in kept],
         units=[s.units for s in kept],
-        tags=[s.tags for s in kept],
+        tags=[s.tags for s in kept] if tagged else [],
         unit_lines=[s.lines for s in kept],
         lines=[s.lines[0] for s in kept],
         source=path,
         unit="word" if found in ("conll", "conllu") else "character",
         format=found,
         warnings=(warning,) if rebuilt else (),
+        layout=layout,
     )
 
 
@@ -163,7 +176,7 @@ def tag_format(path: Path, sample: Sequence[str]) -> str:
     rows = [line.split("\t") for line in sample if not line.startswith("#")]
     if rows and all(len(cells) == 10 and re.match("[0-9]+", cells[0]) for cells in rows):
         return "conllu"
-    first = [_character(line, "\t" if "\t" in line else " ")[0] for line in sample if not line.startswith("##")]
+    first = [character_of(line, "\t" if "\t" in line else " ")[0] for line in sample if not line.startswith("##")]
     # A short file of one-letter words is no proof.
     proof = len(first) < len(sample) or len(first) >= _MANY or any(mark.isspace() for mark in first)
     single = all(len(unicodedata.normalize("NFC", mark)) == 1 for mark in first)
@@ -179,62 +192,22 @@ def _blocks(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
 # Columns
 
 
-def _conll_sentences(
-    lines: Iterable[_Line], sample: Sequence[str], column: str | None, path: Path
-) -> Iterator[_Sentence]:
-    # One separator for the file: with tabs, words may hold spaces.
-    tabs = sum("\t" in line.rstrip() for line in sample) * 2 > len(sample)
-    width = _width(len(_cells(line, tabs)) for line in sample)
-    place = _place(column, width, path)
+def _conll_sentences(lines: Iterable[_Line], layout: Layout, place: int | None, path: Path) -> Iterator[_Sentence]:
     for block in _blocks(lines):
         words: list[str] = []
         tags: list[str] = []
         numbers: list[int] = []
         for number, line in block:
-            cells = _cells(line, tabs)
-            comment = not words and line.startswith("#") and (len(cells) != width or _COMMENT.match(line))
+            cells = layout.cells(line)
+            comment = not words and line.startswith("#") and (len(cells) != layout.width or _COMMENT.match(line))
             if comment or line.startswith("-DOCSTART-"):
                 continue
-            _check_cells(cells, width, place, path, number)
+            check_cells(cells, layout, place, path, number)
             words.append(cells[0])
-            tags.append(cells[place].strip())
+            tags.append("" if place is None else cells[place].strip())
             numbers.append(number)
         if words:
             yield _joined(words, [" "] * len(words), tags, numbers)
-
-
-def _cells(line: str, tabs: bool) -> list[str]:
-    if tabs:
-        cells = line.rstrip(" \t").split("\t")
-        return [cells[0].strip(" ") or cells[0], *cells[1:]]
-    return re.split("[ \t]+", line.strip(" \t"))
-
-
-def _width(widths: Iterable[int]) -> int:
-    counts = Counter(widths)
-    # Of as frequent ones the wider: what is missing is likelier than what is too much.
-    return max(counts, key=lambda width: (counts[width], width), default=2)
-
-
-def _place(column: str | None, width: int, path: Path) -> int:
-    if width < 2:
-        raise InputError("has one column; expected a word and its tag with a tab or spaces between them", path=path)
-    if column is None:
-        return width - 1
-    if not (column.isascii() and column.isdigit() and 2 <= int(column) <= width):
-        raise InputError(
-            f"has no tag column {column!r}; expected a number from 2 to {width} (the word is column 1)", path=path
-        )
-    return int(column) - 1
-
-
-def _check_cells(cells: Sequence[str], width: int, place: int, path: Path, line: int) -> None:
-    if len(cells) != width:
-        seen = f"{len(cells)} columns" if len(cells) > 1 else "one column"
-        raise InputError(f"{cells[0]!r} has {seen}, expected {width} as in most lines", path=path, line=line)
-    for cell, what in ((cells[0], "word"), (cells[place].strip(), "tag")):
-        if not cell:
-            raise InputError(f"the {what} is missing ({' | '.join(cells)})", path=path, line=line)
 
 
 def _joined(words: Sequence[str], after: Sequence[str], tags: list[str], lines: list[int]) -> _Sentence:
@@ -249,50 +222,29 @@ def _joined(words: Sequence[str], after: Sequence[str], tags: list[str], lines: 
 # A character a line
 
 
-def _character(line: str, separator: str) -> tuple[str, str]:
-    # The character itself may be the separator.
-    at = line.find(separator, 1)
-    return (line[:at], line[at + 1 :]) if at > 0 else (line, "")
-
-
-def _character_sentences(
-    lines: Iterable[_Line], sample: Sequence[str], column: str | None, path: Path
-) -> Iterator[_Sentence]:
-    rows = [line for line in sample if not line.startswith("##")]
-    separator = "\t" if sum("\t" in line for line in rows) * 2 > len(rows) else " "
-    width = _width(len(_character_cells(row, separator)) for row in rows)
-    place = _place(column, width, path)
-    for block in _blocks(lines):
-        numbers = [number for number, line in block if not line.startswith("##")]
-        cells = [_character_cells(line, separator) for _, line in block if not line.startswith("##")]
-        for number, row in zip(numbers, cells, strict=True):
-            _check_cells(row, width, place, path, number)
-        if cells:
-            yield _joined([row[0] for row in cells], [""] * len(cells), [row[place].strip() for row in cells], numbers)
-
-
-def _character_cells(line: str, separator: str) -> list[str]:
-    character, rest = _character(line.rstrip(" \t"), separator)
-    return [character, *rest.split(separator)] if rest else [character]
+def _character_sentences(lines: Iterable[_Line], layout: Layout, place: int | None, path: Path) -> Iterator[_Sentence]:
+    # In a file of one column a line with a space is that character.
+    blank = (lambda line: not line[1]) if layout.width == 1 else (lambda line: not line[1].strip())
+    for between, block in itertools.groupby(lines, key=blank):
+        rows = [] if between else [(n, layout.cells(line)) for n, line in block if not line.startswith("##")]
+        for number, cells in rows:
+            check_cells(cells, layout, place, path, number)
+        if rows:
+            tags = ["" if place is None else cells[place].strip() for _, cells in rows]
+            yield _joined([cells[0] for _, cells in rows], [""] * len(rows), tags, [number for number, _ in rows])
 
 
 # CoNLL-U
 
 
-def _conllu_sentences(lines: Iterable[_Line], column: str | None, path: Path) -> Iterator[_Sentence]:
-    name = (column or "UPOS").upper()
-    if name not in _CONLLU_COLUMNS:
-        known = ", ".join(_CONLLU_COLUMNS)
-        raise InputError(
-            f"{column!r} is no tag column of CoNLL-U.{nearest(name, _CONLLU_COLUMNS)} Known: {known}", path=path
-        )
+def _conllu_sentences(lines: Iterable[_Line], place: int | None, path: Path) -> Iterator[_Sentence]:
     for block in _blocks(lines):
-        sentence = _conllu_sentence(block, name, path)
+        sentence = _conllu_sentence(block, place, path)
         if sentence.units:
             yield sentence
 
 
-def _conllu_sentence(block: list[_Line], name: str, path: Path) -> _Sentence:
+def _conllu_sentence(block: list[_Line], place: int | None, path: Path) -> _Sentence:
     original: str | None = None
     words: list[str] = []
     tags: list[str] = []
@@ -315,10 +267,10 @@ def _conllu_sentence(block: list[_Line], name: str, path: Path) -> _Sentence:
             last, surface, surface_after, first_part = int(ident[3]), cells[1], space, len(words)
         if ident[2]:
             continue
-        tag = cells[_CONLLU_COLUMNS[name]]
+        tag = "" if place is None else cells[place]
         # "_" alone is how CoNLL-U writes nothing, in the first column the word itself.
-        if tag in ("", "_") or not cells[1]:
-            what = f"tag in column {name}" if cells[1] else "word"
+        if not cells[1] or (place is not None and tag in ("", "_")):
+            what = f"tag in column {'XPOS' if place == CONLLU_COLUMNS['XPOS'] else 'UPOS'}" if cells[1] else "word"
             raise InputError(f"the {what} is missing ({cells[0]} | {cells[1]} | {tag})", path=path, line=number)
         words.append(cells[1])
         tags.append(tag)

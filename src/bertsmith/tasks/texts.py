@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +14,7 @@ import torch
 
 from bertsmith.batch import Batch, pack
 from bertsmith.config import ModelConfig
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, nearest
 from bertsmith.model.heads import SequenceClassifier
 from bertsmith.task_config import FinetuneSettings
 from bertsmith.tasks.task import Examples, Facts, Outputs, Rows, Source, Task
@@ -22,6 +23,11 @@ from bertsmith.text.tables import FORMATS, column, open_records, read_lines, rea
 from bertsmith.text.tokenizer import Tokenizer
 
 TEXT_ROLES = ("text", "text_b")
+
+_ENOUGH, _MANY = 20, 50
+"""Rows from which on what texts look like, and that no label repeats, is no accident."""
+
+_NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*")
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts."""
@@ -110,11 +116,26 @@ def read_texts(source: Source, *, empty_labels: bool = False) -> TextRows:
 
 def _columns_of_texts(source: Source) -> list[list[str]]:
     """Return the columns of the text, and of the second one if rows are pairs."""
-    return [split_names(source.columns[role]) for role in TEXT_ROLES if role in source.columns]
+    wanted = [source.columns[role] for role in TEXT_ROLES if role in source.columns]
+    there = _header(source) if is_table(source) and any("," in names for names in wanted) else ()
+    return [split_names(names, there) for names in wanted]
 
 
-def split_names(names: str) -> list[str]:
-    """Return the columns of a setting: one, or several with commas between them."""
+def _header(source: Source) -> Sequence[str]:
+    """Return a table's columns; of jsonl those of the first row."""
+    records = open_records(source.path, encoding=source.encoding, quoting=source.quoting)
+    return records.columns if records.columns is not None else list(next(records.rows, (0, {}))[1])
+
+
+def split_names(names: str, there: Iterable[str] = ()) -> list[str]:
+    """Return the columns of a setting: one, or several with commas between them.
+
+    Args:
+        names: as the user wrote it.
+        there: the columns of the table; one of them may have commas in its own name.
+    """
+    if names in there:
+        return [names]
     return [name.strip() for name in names.split(",") if name.strip()] or [names]
 
 
@@ -137,14 +158,14 @@ def refuse_swapped(rows: TextRows) -> None:
     """Refuse a label column that looks like the text column.
 
     Raises:
-        InputError: nearly every row has a label of its own, while texts repeat.
+        InputError: most rows have a label of their own, while texts repeat.
     """
-    several = len(rows.labels) >= 20
-    own = len(set(rows.labels)) > 0.5 * len(rows.labels)
-    if several and own and len(set(rows.texts)) < 0.5 * len(rows.texts):
+    labels = len(set(rows.labels))
+    own = len(rows.labels) >= _ENOUGH and labels > 0.5 * len(rows.labels)
+    if own and len(set(rows.texts)) < 0.5 * len(rows.texts):
         raise InputError(
-            f"{len(set(rows.labels)):,} of {len(rows.labels):,} rows have a label of their own in column "
-            f"{rows.label_column!r}, and texts repeat: are the text and label columns swapped?",
+            f"{labels:,} of {len(rows.labels):,} rows have a label of their own in column {rows.label_column!r}, and "
+            "texts repeat: are the text and label columns swapped?",
             path=rows.source,
         )
 
@@ -208,13 +229,16 @@ def text_rows(inputs: Sequence[tuple[int, object]], facts: Facts) -> TextRows:
     """Return inputs given in Python as rows without labels.
 
     Raises:
-        InputError: something is not a text, is empty, or is a pair where the model was tuned on single texts.
+        InputError: something is not a text, is empty, or is a pair where the model was tuned on single texts; a row
+            lacks a column.
     """
     # A published classifier does not say what it was tuned on; it may be pairs.
     only_pairs = "text_b" in facts["columns"]
     pairs = only_pairs or facts.get("published", False)
     texts: list[Text] = []
     for number, given in inputs:
+        if isinstance(given, Mapping):
+            given = _text_of_row(given, facts["columns"], number)
         parts = given if isinstance(given, tuple) else (given,)
         for part in parts:
             _check_type(part, number)
@@ -226,6 +250,23 @@ def text_rows(inputs: Sequence[tuple[int, object]], facts: Facts) -> TextRows:
         parts = tuple(checked(part, number) for part in parts or ("",))
         texts.append(parts[0] if len(parts) == 1 else (parts[0], parts[1]))
     return TextRows(texts, [], [number for number, _ in inputs], Path("-"))
+
+
+def _text_of_row(row: Mapping[str, object], columns: Mapping[str, str], number: int) -> Text:
+    """Return the text or the pair of a row with columns, as those of a table are joined."""
+    texts = []
+    for names in (columns[role] for role in TEXT_ROLES if role in columns):
+        cells = []
+        for name in split_names(names, row):
+            if name not in row:
+                raise InputError(
+                    f"row {number} has no column {name!r}.{nearest(name, row)} Columns: {', '.join(map(str, row))}"
+                )
+            cell = row[name]
+            _check_type(cell, number)
+            cells.append(str(cell))
+        texts.append(_joined(cells))
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 
 def checked(text: object, number: int) -> str:
@@ -286,6 +327,25 @@ def cut_notes(rows: Rows, examples: Examples, facts: Facts) -> list[str]:
     ]
 
 
+def text_notes(rows: TextRows, examples: Examples, facts: Facts) -> list[str]:
+    """Return what was cut, and whether a column looks like another one, in sentences."""
+    notes = cut_notes(rows, examples, facts)
+    numbers = [text for text in rows.texts if isinstance(text, str) and _NUMBER.fullmatch(text.strip())]
+    if len(rows.texts) >= _ENOUGH and len(numbers) > 0.9 * len(rows.texts):
+        notes.append(
+            f"{len(numbers):,} of {len(rows.texts):,} texts are numbers such as {numbers[0]!r}: is "
+            f"{facts['columns']['text']!r} the column with the text (--text)?"
+        )
+    # A model of numbers has one output, and numbers need not repeat.
+    labels = len(set(rows.labels)) if len(facts["labels"]) > 1 else 0
+    if len(rows.labels) >= _MANY and labels > 0.9 * len(rows.labels):
+        notes.append(
+            f"{labels:,} of {len(rows.labels):,} rows have a label of their own, such as {rows.labels[0][:40]!r}: is "
+            f"{rows.label_column!r} the column with the label (--label)?"
+        )
+    return notes
+
+
 def text_task(name: str, **own: Any) -> Task:
     """Return a task over texts and pairs: ``own`` are its own functions, the others are those of this module."""
     return Task(
@@ -297,6 +357,6 @@ def text_task(name: str, **own: Any) -> Task:
         roles=(*TEXT_ROLES, "label"),
         keys=lambda rows: rows.texts,
         groups=lambda rows: rows.texts,
-        notes=cut_notes,
+        notes=text_notes,
         **own,
     )
