@@ -43,6 +43,20 @@ def test_written_file_is_readable_by_others_as_umask_allows(tmp_path: Path) -> N
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_files_of_a_directory_are_readable_by_others_as_umask_allows(tmp_path: Path) -> None:
+    with files.new_directory(tmp_path / "model") as directory:
+        (directory / "weights").touch(mode=0o600)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "model" / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_directory_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    for path in (tmp_path / "plain" / "model", tmp_path / "plain" / "deep" / "model"):
+        with pytest.raises(InputError, match="is a file or in one"), files.new_directory(path):
+            pass
+
+
 def test_json_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     files.write_json(path, {"한": [1, 2.5, None]})

@@ -113,7 +113,10 @@ class ConvertSettings(Configuration):
 
     model: Path = argument("A directory with config.json, the vocabulary and pytorch_model.bin.")
     output: Path = output("The directory to write.")
-    from_pickle: bool = Field(False, description="Open the pickle, by torch's reader that refuses code.")
+    from_pickle: bool = Field(
+        False,
+        description="Open the pickle, with torch's reader that refuses code; only for files whose source you trust.",
+    )
 
 
 class CorpusSettings(Configuration):

@@ -82,12 +82,21 @@ def new_directory(path: Path) -> Iterator[Path]:
 
     A directory that stood there is replaced only then. Every file is synced to disk first, and
     checksums of all of them are written with them (see :func:`check_directory`).
+
+    Raises:
+        InputError: what stands above ``path`` is a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError("is a file or in one; expected a directory to write into", path=path.parent) from None
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
+        for name in _files_below(temporary):
+            # safetensors leaves its files to their owner alone.
+            (temporary / name).chmod(0o666 & ~_umask())
         seal(temporary)
         if path.exists():
             # A rename cannot replace a full directory, so the old one steps aside first.

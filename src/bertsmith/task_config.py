@@ -13,7 +13,9 @@ from bertsmith.config import Configuration, OptimizerSettings, argument, output,
 class FinetuneSettings(OptimizerSettings):
     """``bertsmith finetune``: a new output layer, all weights tuned. What all tasks share."""
 
-    model: Path = argument("A pre-training run, or a BERT directory in the transformers layout.")
+    model: Path = argument(
+        "A pre-training run, a BERT directory in the transformers layout, or a model of the hub as hub:owner/name."
+    )
     train: Path = Field(description="Rows to train on.")
     dev: Path | None = Field(
         None, description="Rows that choose the best epoch and give the score; by default a share of --train."

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
+from bertsmith.__main__ import main
 from bertsmith.config import ConvertSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
@@ -125,18 +128,28 @@ class MakesDirectory:
 def test_code_in_a_pickle_does_not_run(tmp_path: Path, store: TokenStore) -> None:
     pickled("BertModel", tmp_path / "old", store)
     torch.save({"bert.pooler.dense.bias": MakesDirectory(tmp_path / "owned")}, tmp_path / "old" / "pytorch_model.bin")
-    with pytest.raises(InputError, match="holds something else than tensors"):
+    with pytest.raises(InputError, match=r"holds code or objects \(posix.mkdir\) beside tensors and was not loaded$"):
         convert(settings(tmp_path / "old"), QUIET)
     assert not (tmp_path / "owned").exists()
     assert not (tmp_path / "converted").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "list"])
+@pytest.mark.parametrize("damage", ["cut", "byte", "key", "empty", "text", "list"])
 def test_a_damaged_pickle(tmp_path: Path, store: TokenStore, damage: str) -> None:
     pickled("BertModel", tmp_path / "old", store)
     path = tmp_path / "old" / "pytorch_model.bin"
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:3000])
+    elif damage == "byte":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif damage == "key":
+        # The older format has no checksums; torch fails with an assertion of its own.
+        torch.save({"w": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+        data = path.read_bytes()
+        place = data.rindex(b"]q") + 12
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
     elif damage == "empty":
         path.write_bytes(b"")
     elif damage == "text":
@@ -170,6 +183,73 @@ def test_what_does_not_fit_together(tmp_path: Path, store: TokenStore) -> None:
     converted = convert(settings(old), QUIET)
     with pytest.raises(InputError, match=r"holds model.safetensors already"):
         convert(settings(converted, output=tmp_path / "twice"), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (
+            "classifier.weight",
+            torch.ones(3, 20),
+            r"classifier.weight has shape \(3, 20\), but .* says \(2, 20\)",
+        ),
+        ("cls.predictions.bias", torch.ones(7), r"mlm.bias has shape \(7,\)"),
+        ("cls.seq_relationship.weight", torch.ones(3, 20), r"nsp.weight has shape \(3, 20\)"),
+        ("qa_outputs.weight", torch.ones(3, 20), r"span.weight has shape \(3, 20\)"),
+        ("bert.encoder.layer.1.attention.self.key.weight", torch.ones(20, 19), r"have shapes .*; expected one shape"),
+        ("bert.encoder.layer.1.attention.self.query.weight", torch.tensor(1.0), r"have shapes .*; expected one shape"),
+        ("bert.pooler.dense.weight", torch.ones(20, 20).to(torch.int8), r"is int8, .*not quantised"),
+        ("bert.pooler.dense.weight", torch.ones(20, 20).to_sparse(), r"is float32, sparse_coo.*plain floating-point"),
+    ],
+)
+def test_tensors_of_another_shape_or_kind(
+    tmp_path: Path, store: TokenStore, name: str, tensor: torch.Tensor, message: str
+) -> None:
+    theirs = pickled("BertForSequenceClassification", tmp_path / "old", store)
+    torch.save({**theirs.state_dict(), name: tensor}, tmp_path / "old" / "pytorch_model.bin")
+    with pytest.raises(InputError, match=message):
+        convert(settings(tmp_path / "old"), QUIET)
+    assert not (tmp_path / "converted").exists()
+
+
+def test_older_files_halves_and_shared_places(tmp_path: Path, store: TokenStore) -> None:
+    theirs = pickled("BertForQuestionAnswering", tmp_path / "old", store)
+    tensors = {name: tensor.half() for name, tensor in theirs.state_dict().items()}
+    tensors["cls.seq_relationship.weight"] = tensors["qa_outputs.weight"]
+    torch.save(tensors, tmp_path / "old" / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    found = load_file(convert(settings(tmp_path / "old"), QUIET) / "model.safetensors")
+    for name in ("qa_outputs.weight", "cls.seq_relationship.weight"):
+        assert torch.equal(found[name], theirs.qa_outputs.weight.half().float())
+
+
+def test_outputs_and_models_that_cannot_be(tmp_path: Path, store: TokenStore) -> None:
+    pickled("BertModel", tmp_path / "old", store)
+    (tmp_path / "note").write_text("kept", "utf-8")
+    for output, message in ((tmp_path / "note", "note: is a file"), (tmp_path / "note" / "new", "note: is a file or")):
+        with pytest.raises(InputError, match=message):
+            convert(settings(tmp_path / "old", output=output), QUIET)
+    assert (tmp_path / "note").read_text("utf-8") == "kept"
+    with pytest.raises(InputError, match=r"^hub:who/what: expected a directory .*; download the model's files first"):
+        convert(settings(Path("hub:who/what"), output=tmp_path / "new"), QUIET)
+    with pytest.raises(InputError, match=r"no such directory.*needs no conversion: hub:who/what\)"):
+        convert(settings(Path("who/what"), output=tmp_path / "new"), QUIET)
+
+
+def test_the_command_says_what_comes_next(
+    tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["bertsmith", "convert", str(tmp_path / "old"), *arguments])
+        main()
+        return capsys.readouterr().err
+
+    pickled("BertForSequenceClassification", tmp_path / "old", store)
+    with pytest.raises(SystemExit) as refused:
+        run("-o", str(tmp_path / "new"))
+    said = capsys.readouterr().err
+    assert (refused.value.code, said.count("\n"), "Traceback" in said) == (2, 1, False)
+    assert "pytorch_model.bin is a pickle" in said
+    assert "next: bertsmith predict" in run("--from-pickle", "-o", str(tmp_path / "new"))
 
 
 def test_foreign_tensors_are_named(tmp_path: Path, store: TokenStore, capsys: pytest.CaptureFixture[str]) -> None:

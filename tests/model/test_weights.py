@@ -164,6 +164,16 @@ def test_a_configuration_that_does_not_fit(saved: Path, change: dict[str, object
         load_encoder(saved)
 
 
+def test_tensors_that_are_no_plain_floats_or_do_not_go_together(saved: Path) -> None:
+    (saved / "checksums.json").unlink()
+    tensors = load_file(saved / "model.safetensors")
+    name = "bert.encoder.layer.1.attention.self.query.weight"
+    for wrong, message in ((torch.ones(12, 12, dtype=torch.int8), "is int8"), (torch.ones(12, 11), "one shape")):
+        save_file({**tensors, name: wrong}, saved / "model.safetensors")
+        with pytest.raises(InputError, match=rf"^{saved}: {name} .*{message}"):
+            load_encoder(saved)
+
+
 def test_what_is_not_a_model(tmp_path: Path, saved: Path) -> None:
     with pytest.raises(InputError, match="no such directory"):
         model_directory(tmp_path / "nowhere")

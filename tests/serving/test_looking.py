@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
 from bertsmith.errors import InputError
 from bertsmith.serving.looking import fill, next_sentence, show
+from bertsmith.text.store import TokenStore
 
 
 def test_fill_gives_probabilities_for_every_blank(run: Path) -> None:
@@ -46,3 +49,34 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
         next_sentence(run, "the cat", " ")
     with pytest.raises(InputError, match="holds no model"):
         show(tmp_path, "text")
+
+
+def test_published_models_with_one_of_the_heads(tmp_path: Path, store: TokenStore) -> None:
+    numbers = {"num_hidden_layers": 1, "hidden_size": 12, "num_attention_heads": 2, "intermediate_size": 17}
+    config = transformers.BertConfig(vocab_size=store.vocab_size, **numbers)
+    tokenizer = store.tokenizer
+    for kind in ("BertForMaskedLM", "BertForNextSentencePrediction"):
+        torch.manual_seed(2)
+        theirs = getattr(transformers, kind)(config).eval()
+        theirs.save_pretrained(tmp_path / kind)
+        tokenizer.save(tmp_path / kind)
+        if kind == "BertForMaskedLM":
+            encoding = tokenizer.encode("the [MASK] sees", allow_special=True)
+            with torch.no_grad():
+                logits = theirs(input_ids=torch.tensor([encoding.ids])).logits[0, encoding.ids.index(tokenizer.mask_id)]
+            assert fill(tmp_path / kind, "the [MASK] sees", 1)[0][0] == (
+                tokenizer.tokens[int(logits.argmax())],
+                pytest.approx(float(logits.softmax(0).max()), rel=1e-4),
+            )
+            with pytest.raises(InputError, match="no next-sentence head"):
+                next_sentence(tmp_path / kind, "the cat", "a dog")
+        else:
+            encoding = tokenizer.encode("the cat", "a dog")
+            with torch.no_grad():
+                given = {"input_ids": encoding.ids, "token_type_ids": encoding.segment_ids}
+                logits = theirs(**{name: torch.tensor([ids]) for name, ids in given.items()}).logits[0]
+            assert next_sentence(tmp_path / kind, "the cat", "a dog") == pytest.approx(
+                float(logits.softmax(0)[0]), rel=1e-4
+            )
+            with pytest.raises(InputError, match="no masked-language-model head"):
+                fill(tmp_path / kind, "the [MASK] sees")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 import transformers
 
 from bertsmith.batch import pack
+from bertsmith.console import Log
 from bertsmith.errors import InputError
-from bertsmith.serving.predictor import load
+from bertsmith.serving.predictor import load, predict_file
+from bertsmith.task_config import PredictSettings
 from bertsmith.tasks.tag_schemes import to_spans
 from bertsmith.text.store import TokenStore
 
@@ -99,17 +102,49 @@ def test_a_model_of_choices(tmp_path: Path, store: TokenStore) -> None:
     encodings = [predictor.tokenizer.encode("the cat sees", ending) for ending in endings]
     theirs = transformers.AutoModelForMultipleChoice.from_pretrained(directory).eval()
     with torch.no_grad():
-        expected = torch.cat(
-            [
-                theirs(
-                    input_ids=torch.tensor([[e.ids]]), token_type_ids=torch.tensor([[e.segment_ids]])
-                ).logits.flatten()
-                for e in encodings
-            ]
-        ).softmax(0)
-    assert predictor(("the cat sees", endings)).to_json()["scores"] == pytest.approx(expected.tolist(), rel=1e-3)
-    with pytest.raises(InputError, match="expected a context and 4 endings"):
-        predictor(("the cat sees", endings[:3]))
+        expected = (
+            torch.cat(
+                [
+                    theirs(
+                        input_ids=torch.tensor([[e.ids]]), token_type_ids=torch.tensor([[e.segment_ids]])
+                    ).logits.flatten()
+                    for e in encodings
+                ]
+            )
+            .softmax(0)
+            .tolist()
+        )
+    assert predictor(("the cat sees", endings)).to_json()["scores"] == pytest.approx(expected, rel=1e-3)
+    # It scores one ending at a time, so it can compare any number of them.
+    two = torch.tensor(expected[:2]).log().softmax(0).tolist()
+    assert predictor(("the cat sees", endings[:2])).to_json()["scores"] == pytest.approx(two, rel=1e-3)
+    with pytest.raises(InputError, match="input 2: expected a context and 2 endings"):
+        predictor([("the cat sees", endings[:2]), ("the cat sees", endings)])
+    with pytest.raises(InputError, match="expected a context and 2 endings"):
+        predictor(("the cat sees", endings[:1]))
+
+    rows = tmp_path / "rows.csv"
+    rows.write_text("context,a,b,c\nthe cat sees,the river,my sister sees,a dog\na dog,finds,likes,sees\n", "utf-8")
+    settings = {"model": directory, "input": rows, "output": tmp_path / "p.jsonl", "columns": "endings=a,b,c"}
+    predict_file(PredictSettings.parse(settings), Log(quiet=True))
+    first, second = (json.loads(line)["scores"] for line in (tmp_path / "p.jsonl").read_text("utf-8").splitlines())
+    assert first == pytest.approx(torch.tensor(expected[:3]).log().softmax(0).tolist(), rel=1e-3)
+    assert len(second) == 3
+
+
+def test_labels_that_nobody_named(tmp_path: Path, store: TokenStore) -> None:
+    classifier = published("BertForSequenceClassification", tmp_path / "c", store)
+    assert "id2label" not in (classifier / "config.json").read_text("utf-8")
+    ids = store.tokenizer.encode("the cat").ids
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(classifier).eval()
+    with torch.no_grad():
+        shares = theirs(input_ids=torch.tensor([ids])).logits[0].softmax(0).tolist()
+    scores = {
+        label: pytest.approx(share, rel=1e-3) for label, share in zip(("LABEL_0", "LABEL_1"), shares, strict=True)
+    }
+    assert load(classifier)("the cat").scores == scores
+    tagger = published("BertForTokenClassification", tmp_path / "t", store)
+    assert {span.label for span in load(tagger)("the cat sees a dog").spans} <= {"LABEL_0", "LABEL_1"}
 
 
 def test_a_damaged_memory(tmp_path: Path, run: Path) -> None:

@@ -84,6 +84,11 @@ def test_scores_and_predictions(tmp_path: Path, store: TokenStore) -> None:
     assert (prediction["choice"], prediction["ending"]) == (1, "finds")
 
 
+def test_another_number_of_endings_than_tuned_with(tmp_path: Path, store: TokenStore) -> None:
+    with pytest.raises(InputError, match=r"a\.csv: 3 endings; this model was tuned with 4"):
+        TASK.encode(TASK.read(source(tmp_path)), {"choices": 4, "max_length": 32}, store.tokenizer)
+
+
 def test_python_inputs(tmp_path: Path) -> None:
     given = list(TASK.inputs(source(tmp_path), {"choices": 3}))
     assert given[0] == (2, ("the cat", ("sees", "finds", "likes")))

@@ -6,9 +6,10 @@ this is the one place that opens a pickle, and only when the user says so.
 
 from __future__ import annotations
 
-import json
 import pickle
+import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import torch
@@ -19,10 +20,13 @@ from bertsmith import files
 from bertsmith.config import ConvertSettings
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
-from bertsmith.model.bert import Bert
+from bertsmith.model.heads import MultipleChoiceModel, PretrainingModel, SequenceClassifier, SpanModel, TokenClassifier
+from bertsmith.model.hub import PREFIX, is_hub_name, looks_like_hub_name
 from bertsmith.model.weights import (
+    ARCHITECTURES,
     CONFIG,
     WEIGHTS,
+    ModelInfo,
     fill_model,
     from_transformers,
     left_out,
@@ -34,7 +38,16 @@ from bertsmith.text.tokenizer import Tokenizer
 
 PICKLE = "pytorch_model.bin"
 
-_COPIED = (CONFIG, "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_TUNED = tuple(ARCHITECTURES[kind] for kind in (SequenceClassifier, MultipleChoiceModel, TokenClassifier, SpanModel))
+
+_COPIED = (
+    CONFIG,
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 def convert(settings: ConvertSettings, log: Log | None = None) -> Path:
@@ -48,14 +61,11 @@ def convert(settings: ConvertSettings, log: Log | None = None) -> Path:
     """
     log = log or Log()
     directory = settings.model
-    if not directory.is_dir():
-        seen = "is a file" if directory.exists() else "no such directory"
-        raise InputError(f"{seen}; expected a directory with config.json and pickled weights", path=directory)
-    if settings.output.exists() and (not settings.output.is_dir() or any(settings.output.iterdir())):
-        raise InputError("exists and is not empty; choose another output", path=settings.output)
+    _check_paths(directory, settings.output)
     info = read_info(directory)
-    if (directory / WEIGHTS).exists():
-        raise InputError(f"holds {WEIGHTS} already; it can be used as it is", path=directory)
+    for name in (WEIGHTS, f"{WEIGHTS}.index.json"):
+        if (directory / name).exists():
+            raise InputError(f"holds {name} already; it can be used as it is", path=directory)
     paths = _pickles(directory)
     if not settings.from_pickle:
         raise InputError(
@@ -68,9 +78,8 @@ def convert(settings: ConvertSettings, log: Log | None = None) -> Path:
     for path in paths:
         raw |= _read(path)
     layers = info.config.num_hidden_layers
-    tensors = {name: tensor.float() for name, tensor in from_transformers(raw, layers).items()}
-    encoder = {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if name.startswith("bert.")}
-    fill_model(Bert(info.config), encoder, directory, fresh=("pooler.",))
+    tensors = {name: tensor.float() for name, tensor in from_transformers(raw, layers, directory).items()}
+    _check_shapes(tensors, info, directory)
     Tokenizer.load(directory)
     unknown = left_out(raw, layers)
     if unknown:
@@ -79,11 +88,64 @@ def convert(settings: ConvertSettings, log: Log | None = None) -> Path:
         for name in _COPIED:
             if (directory / name).is_file():
                 shutil.copyfile(directory / name, temporary / name)
-        save_file(to_transformers(tensors, layers), temporary / WEIGHTS, metadata={"format": "pt"})
+        save_file(_apart(to_transformers(tensors, layers)), temporary / WEIGHTS, metadata={"format": "pt"})
     size = sum(tensor.nbytes for tensor in tensors.values())
     log.say(f"{len(tensors)} tensors, {human(size)}B: {settings.output}")
-    log.say(f"next: bertsmith finetune classify {settings.output} --train F --dev F -o DIR")
+    if info.architecture in _TUNED:
+        log.say(f"next: bertsmith predict {settings.output} --input FILE -o predictions.jsonl")
+    else:
+        log.say(f"next: bertsmith finetune classify {settings.output} --train F --dev F -o DIR")
     return settings.output
+
+
+def _check_paths(directory: Path, output: Path) -> None:
+    """Check that there is a directory to read and none to overwrite.
+
+    Raises:
+        InputError: a name of the hub or something else was given, or the output is taken.
+    """
+    expected = f"expected a directory with {CONFIG} and pickled weights"
+    if is_hub_name(directory):
+        raise InputError(f"{directory}: {expected}; download the model's files first, {PICKLE} among them")
+    if not directory.is_dir():
+        seen = "is a file" if directory.exists() else "no such directory"
+        hint = f" (a model of the hub with safetensors needs no conversion: {PREFIX}{directory})"
+        hint = hint if not directory.exists() and looks_like_hub_name(directory) else ""
+        raise InputError(f"{seen}; {expected}{hint}", path=directory)
+    if output.exists() and not output.is_dir():
+        raise InputError("is a file; expected a new directory", path=output)
+    if output.exists() and any(output.iterdir()):
+        raise InputError("exists and is not empty; choose another output", path=output)
+
+
+def _check_shapes(tensors: dict[str, Tensor], info: ModelInfo, directory: Path) -> None:
+    """Check that the encoder is whole, and that it and all heads have the shapes that config.json says.
+
+    Raises:
+        InputError: they do not.
+    """
+    scores = tensors.get("classifier.bias")
+    rows = 1 if scores is None else scores.numel()
+    if info.architecture in (ARCHITECTURES[SequenceClassifier], ARCHITECTURES[TokenClassifier]):
+        # Two labels are what transformers takes for granted.
+        rows = len(info.labels) or 2
+    # Shapes are all that is needed: nothing is computed or stored.
+    with torch.device("meta"):
+        one = info.architecture == ARCHITECTURES[MultipleChoiceModel]
+        classifier = MultipleChoiceModel(info.config) if one else SequenceClassifier(info.config, rows)
+        models = (PretrainingModel(info.config), SpanModel(info.config), classifier)
+    for model in models:
+        fill_model(model, tensors, directory, fresh=("bert.pooler.", "mlm.", "nsp.", "span.", "classifier."))
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that lie in the same place as another: safetensors writes each place once."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return apart
 
 
 def _pickles(directory: Path) -> list[Path]:
@@ -103,15 +165,27 @@ def _pickles(directory: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """Return a pickle's tensors by transformers' names, still on disk where its format allows that.
+
+    Raises:
+        InputError: it is damaged, or holds something else.
+    """
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        # torch does not look at the checksums of its own files.
+        in_parts = zipfile.is_zipfile(path)
+        damaged = zipfile.ZipFile(path).testzip() if in_parts else None
+        values = None if damaged else torch.load(str(path), map_location="cpu", weights_only=True, mmap=in_parts)
     except pickle.UnpicklingError as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise InputError(
-            f"holds something else than tensors, or is damaged, and was not loaded: {reason}", path=path
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"is not a whole pickle of weights: {error}", path=path) from None
+        # torch's own message goes on with ways to load it all the same.
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        seen = f"code or objects ({code[1]}) beside tensors" if code else "something else than tensors, or is damaged,"
+        raise InputError(f"holds {seen} and was not loaded", path=path) from None
+    except Exception as error:
+        # Damaged bytes make the readers fail in any way there is.
+        reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+        raise InputError(f"is not a whole pickle of weights: {reason}", path=path) from None
+    if damaged:
+        raise InputError(f"is not a whole pickle of weights: {damaged} in it does not match its checksum", path=path)
     if isinstance(values, dict) and isinstance(values.get("state_dict"), dict):
         values = values["state_dict"]
     if not isinstance(values, dict) or not values or not all(isinstance(value, Tensor) for value in values.values()):

@@ -97,14 +97,34 @@ def to_transformers(tensors: dict[str, Tensor], num_layers: int) -> dict[str, Te
     return renamed
 
 
-def from_transformers(tensors: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """Rename (and join) tensors from transformers' names to Bertsmith's; others are left out."""
+def from_transformers(tensors: dict[str, Tensor], num_layers: int, path: Path | None = None) -> dict[str, Tensor]:
+    """Rename (and join) tensors from transformers' names to Bertsmith's; others are left out.
+
+    Args:
+        tensors: by transformers' names.
+        num_layers: how many layers to look for.
+        path: where they are from, for messages.
+
+    Raises:
+        InputError: a tensor holds something else than plain floating-point numbers (a quantised model), or a layer's
+            query, key and value have different shapes.
+    """
     known = {_current(name): tensor for name, tensor in tensors.items()}
-    return {
-        ours: torch.cat([known[name] for name in theirs]) if len(theirs) > 1 else known[theirs[0]]
-        for ours, theirs in name_table(num_layers)
-        if all(name in known for name in theirs)
-    }
+    found = {}
+    for ours, theirs in name_table(num_layers):
+        if any(name not in known for name in theirs):
+            continue
+        parts = [known[name] for name in theirs]
+        for name, part in zip(theirs, parts, strict=True):
+            # Numbers of another kind would turn into floats that mean something else.
+            if not part.is_floating_point() or part.layout != torch.strided or part.is_meta:
+                seen = f"{part.dtype}, {part.layout}, on {part.device}".replace("torch.", "")
+                raise InputError(f"{name} is {seen}; expected plain floating-point numbers, not quantised", path=path)
+        shapes = [tuple(part.shape) for part in parts]
+        if len(parts) > 1 and (len(set(shapes)) > 1 or not shapes[0]):
+            raise InputError(f"{theirs[0]} and its key and value have shapes {shapes}; expected one shape", path=path)
+        found[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return found
 
 
 def left_out(tensors: dict[str, Tensor], num_layers: int) -> list[str]:
@@ -248,7 +268,8 @@ def read_tensors(directory: Path, config: ModelConfig) -> dict[str, Tensor]:
     """Read model.safetensors, or the shards of its index, under Bertsmith's names, in float32.
 
     Raises:
-        InputError: there are no safetensors (a pickle is refused), a shard is missing, or a file is damaged.
+        InputError: there are no safetensors (a pickle is refused), a shard is missing, a file is damaged, or a tensor
+            is not of a plain BERT.
     """
     path = directory / WEIGHTS
     paths = [path] if path.is_file() else shard_files(directory / f"{WEIGHTS}.index.json")
@@ -270,7 +291,9 @@ def read_tensors(directory: Path, config: ModelConfig) -> dict[str, Tensor]:
         except (SafetensorError, OSError, ValueError) as error:
             hint = " (this is a pickle, which is not loaded)" if _is_pickle(path) else ""
             raise InputError(f"is not a whole safetensors file{hint}: {error}", path=path) from None
-    return {name: tensor.float() for name, tensor in from_transformers(tensors, config.num_hidden_layers).items()}
+    return {
+        name: tensor.float() for name, tensor in from_transformers(tensors, config.num_hidden_layers, directory).items()
+    }
 
 
 def shard_files(index: Path) -> list[Path]:
@@ -319,7 +342,7 @@ def fill_model(model: Model, tensors: dict[str, Tensor], directory: Path, *, fre
             )
         if tensors[name].shape != own.shape:
             seen, expected = tuple(tensors[name].shape), tuple(own.shape)
-            raise InputError(f"{name} has shape {seen}, but {CONFIG} says {expected}", path=directory / WEIGHTS)
+            raise InputError(f"{name} has shape {seen}, but {CONFIG} says {expected}", path=directory)
         own.copy_(tensors[name])
     return model
 
@@ -333,19 +356,25 @@ def load_encoder(path: Path) -> Bert:
     return fill_model(Bert(config), encoder, directory, fresh=("pooler.",)).eval()
 
 
-def load_pretraining_model(path: Path) -> PretrainingModel:
-    """Load a model with both pre-training heads, in evaluation mode.
+def load_pretraining_model(path: Path, heads: tuple[str, ...] = ("mlm.", "nsp.")) -> PretrainingModel:
+    """Load a model with the pre-training heads, in evaluation mode.
+
+    Args:
+        path: a run or a model directory.
+        heads: those that it must have; many published models have one of them. Another one starts random.
 
     Raises:
-        InputError: the directory has no such heads (a fine-tuned model, a bare encoder).
+        InputError: the directory lacks such a head (a fine-tuned model, a bare encoder).
     """
     directory = model_directory(path)
     config = read_info(directory).config
     tensors = read_tensors(directory, config)
     for prefix, head in (("mlm.", "masked-language-model"), ("nsp.", "next-sentence")):
-        if not any(name.startswith(prefix) for name in tensors):
+        if prefix in heads and not any(name.startswith(prefix) for name in tensors):
             raise InputError(f"has no {head} head; expected a pre-training run", path=directory)
-    return fill_model(PretrainingModel(config), tensors, directory).eval()
+    # Next sentences are told from the pooler; without that head nobody looks at it.
+    fresh = tuple({"mlm.", "nsp."} - set(heads)) + (() if "nsp." in heads else ("bert.pooler.",))
+    return fill_model(PretrainingModel(config), tensors, directory, fresh=fresh).eval()
 
 
 def load_tuned(model: Model, directory: Path, config: ModelConfig) -> Model:

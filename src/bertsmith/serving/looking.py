@@ -44,7 +44,7 @@ def fill(model: Path | str, text: str, top_k: int = 5) -> list[list[tuple[str, f
     Raises:
         InputError: the text has no ``[MASK]``, is too long, or the model has no language-model head.
     """
-    network, tokenizer = _load(Path(model))
+    network, tokenizer = _load(Path(model), "mlm.")
     encoding = tokenizer.encode(text, allow_special=True)
     positions = [place for place, number in enumerate(encoding.ids) if number == tokenizer.mask_id]
     if not positions:
@@ -61,7 +61,7 @@ def fill(model: Path | str, text: str, top_k: int = 5) -> list[list[tuple[str, f
 @torch.inference_mode()
 def next_sentence(model: Path | str, text_a: str, text_b: str) -> float:
     """Return the probability that ``text_b`` is the next sentence after ``text_a``."""
-    network, tokenizer = _load(Path(model))
+    network, tokenizer = _load(Path(model), "nsp.")
     for text in (text_a, text_b):
         if not text.strip():
             raise InputError("an empty sentence; expected two sentences")
@@ -89,6 +89,6 @@ def _batch(encoding: Encoding) -> Batch:
     return pack([encoding.ids], [encoding.segment_ids])
 
 
-def _load(model: Path) -> tuple[PretrainingModel, Tokenizer]:
+def _load(model: Path, head: str) -> tuple[PretrainingModel, Tokenizer]:
     directory = model_directory(model)
-    return load_pretraining_model(directory), Tokenizer.load(directory)
+    return load_pretraining_model(directory, (head,)), Tokenizer.load(directory)

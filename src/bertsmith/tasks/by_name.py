@@ -9,6 +9,9 @@ from bertsmith.model.weights import ModelInfo
 from bertsmith.tasks import choose, classify, multilabel, qa, regress, tag
 from bertsmith.tasks.task import Facts, Task
 
+# What transformers takes a model to tell apart whose config.json does not say.
+_TWO_LABELS = ("LABEL_0", "LABEL_1")
+
 _ALL = (classify.TASK, multilabel.TASK, regress.TASK, choose.TASK, qa.TASK, tag.TASK)
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
@@ -29,20 +32,21 @@ def task_of(info: ModelInfo, directory: Path) -> tuple[Task, Facts]:
         if not isinstance(facts, dict) or not isinstance(facts.get("max_length"), int) or "columns" not in facts:
             raise InputError("config.json says the task but not what the model remembers of it", path=directory)
         return TASKS[name], {**facts, "max_length": min(facts["max_length"], positions)}
-    if info.architecture == "BertForSequenceClassification" and info.labels:
-        facts = {"labels": list(info.labels), "columns": {"text": "text", "label": "label"}, "max_length": positions}
+    labels = info.labels or _TWO_LABELS
+    if info.architecture == "BertForSequenceClassification":
+        facts = {"labels": list(labels), "columns": {"text": "text", "label": "label"}, "max_length": positions}
         facts["published"] = True
         if info.problem_type == "multi_label_classification":
             return multilabel.TASK, facts | {"separator": "|"}
-        if len(info.labels) == 1:
+        if len(labels) == 1:
             return regress.TASK, facts | {"mean": 0.0, "deviation": 1.0}
         return classify.TASK, facts
     if info.architecture == "BertForMultipleChoice":
         return choose.TASK, choose.published_facts(positions)
     if info.architecture == "BertForQuestionAnswering":
         return qa.TASK, qa.published_facts(positions)
-    if info.architecture == "BertForTokenClassification" and info.labels:
-        return tag.TASK, tag.published_facts(info.labels, positions)
+    if info.architecture == "BertForTokenClassification":
+        return tag.TASK, tag.published_facts(labels, positions)
     raise InputError(
         "is not a fine-tuned model; make one with: bertsmith finetune classify MODEL --train F --dev F -o DIR",
         path=directory,

@@ -78,10 +78,11 @@ class ChoiceExamples:
         return sum(tokens > 0 for tokens in self.cut)
 
     def batch(self, numbers: Sequence[int] | np.ndarray) -> Batch:
-        """Return some rows as a batch of n times as many sequences."""
+        """Return some rows as a batch of n times as many sequences; the label of a row without one is -1."""
         rows = np.asarray(numbers, dtype=np.int64)
         batch = self.sequences.batch((rows[:, None] * self.choices + np.arange(self.choices)).ravel())
-        return batch if self.gold is None else replace(batch, labels=self.gold[torch.from_numpy(rows)])
+        gold = torch.full((len(rows),), -1) if self.gold is None else self.gold[torch.from_numpy(rows)]
+        return replace(batch, labels=gold)
 
 
 def read(source: Source) -> ChoiceRows:
@@ -141,17 +142,27 @@ def find_facts(train: ChoiceRows, dev: ChoiceRows, settings: ChooseSettings) -> 
 
 
 def published_facts(positions: int) -> Facts:
-    """Return what a published model is taken to be for: four endings, as in SWAG (section 4.4)."""
+    """Return what a published model is taken to be for: SWAG's columns (section 4.4), but any number of endings.
+
+    It scores one sequence at a time and does not say how many it was tuned to compare.
+    """
     names = ("context", "endings", "label")
     columns = {name: ChooseSettings.model_fields[name].default for name in names}
-    return {"columns": columns, "choices": 4, "max_length": positions, "published": True}
+    return {"columns": columns, "choices": None, "max_length": positions, "published": True}
 
 
 def encode(rows: ChoiceRows, facts: Facts, tokenizer: Tokenizer) -> ChoiceExamples:
-    """Encode each ending as a pair with its context."""
+    """Encode each ending as a pair with its context.
+
+    Raises:
+        InputError: rows have another number of endings than the model was tuned with.
+    """
+    choices = len(rows.endings[0])
+    if facts["choices"] not in (None, choices):
+        raise InputError(f"{choices} endings; this model was tuned with {facts['choices']}", path=rows.source)
     pairs = [(context, ending) for context, row in zip(rows.contexts, rows.endings, strict=True) for ending in row]
     gold = torch.tensor(rows.gold) if rows.gold else None
-    return ChoiceExamples(encode_texts(pairs, facts, tokenizer, None), facts["choices"], gold)
+    return ChoiceExamples(encode_texts(pairs, facts, tokenizer, None), choices, gold)
 
 
 def make_model(config: ModelConfig, facts: Facts) -> MultipleChoiceModel:
@@ -174,7 +185,8 @@ def loss_sums(model: nn.Module, batch: Batch, facts: Facts) -> dict[str, Tensor]
 
 def cut_outputs(logits: Tensor, batch: Batch, facts: Facts) -> Outputs:
     """Cut scores (N, 1) into an array (choices,) a row."""
-    return list(logits.detach().float().cpu().numpy().reshape(-1, facts["choices"]))
+    assert batch.labels is not None
+    return list(logits.detach().float().cpu().numpy().reshape(len(batch.labels), -1))
 
 
 def score(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: Facts) -> Scores:
@@ -187,7 +199,7 @@ def score(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: F
     table = ScoreTable(
         "Accuracy",
         ("", "accuracy"),
-        [("this model", accuracy), ("always the commonest place", commonest), ("chance", 1 / facts["choices"])],
+        [("this model", accuracy), ("always the commonest place", commonest), ("chance", 1 / examples.choices)],
     )
     return Scores(
         metrics={"accuracy": accuracy},
@@ -231,15 +243,19 @@ def rows_of(given: Sequence[tuple[int, object]], facts: Facts) -> ChoiceRows:
     """Return (context, endings) given in Python as rows without labels.
 
     Raises:
-        InputError: something else, or another number of endings than the model was tuned with.
+        InputError: something else, another number of endings than the model was tuned with, or, where a model does
+            not say that, another number than the first input has.
     """
-    contexts, endings = [], []
+    contexts: list[str] = []
+    endings: list[tuple[str, ...]] = []
+    expected = facts["choices"]
     for number, row in given:
         if not (isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], str) and not isinstance(row[1], str)):
             raise InputError(f"input {number} is {row!r}; expected a tuple (context, [ending, ending, ...])")
         parts = tuple(row[1])
-        if len(parts) != facts["choices"] or not all(isinstance(p, str) and p.strip() for p in (row[0], *parts)):
-            raise InputError(f"input {number}: expected a context and {facts['choices']} endings, none of them empty")
+        expected = expected or max(len(parts), 2)
+        if len(parts) != expected or not all(isinstance(p, str) and p.strip() for p in (row[0], *parts)):
+            raise InputError(f"input {number}: expected a context and {expected} endings, none of them empty")
         contexts.append(row[0])
         endings.append(parts)
     return ChoiceRows(contexts, endings, [], [number for number, _ in given], Path("-"))

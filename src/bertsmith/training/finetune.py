@@ -11,6 +11,7 @@ from typing import Any
 from bertsmith import files
 from bertsmith.console import Log
 from bertsmith.errors import InputError
+from bertsmith.model.hub import pinned
 from bertsmith.model.weights import load_encoder, model_directory, read_info, save_model
 from bertsmith.task_config import FinetuneSettings
 from bertsmith.tasks.by_name import TASKS
@@ -80,6 +81,8 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
     """
     log = log or Log(settings.quiet)
     directory = model_directory(settings.model)
+    # What a name of the hub stands for may change before the run goes on.
+    settings = settings.model_copy(update={"model": pinned(settings.model, directory)})
     config = read_info(directory).config
     if settings.max_length > config.max_position_embeddings:
         raise InputError(
