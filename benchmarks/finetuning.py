@@ -231,17 +231,32 @@ def encoder_directory() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Return the options of a benchmark that trains one of the jobs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--model", type=Path, help="a BERT directory in the transformers layout")
-    parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="use only the first so many training rows")
     parser.add_argument("--threads", type=int, default=0)
+    return parser
+
+
+def files_of(job: Job, data: Path) -> tuple[Path, Path]:
+    """Return the job's training and dev files; the program ends where one is not there."""
+    paths = data / job.train, data / job.dev
+    for path in paths:
+        if not path.exists():
+            sys.exit(f"{path} is not there; give the folder of the data with --data")
+    return paths
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument(
         "--trainer-sampling",
         choices=("random", "group_by_length"),
@@ -250,10 +265,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     job = JOBS[options.job]
-    train, dev = options.data / job.train, options.data / job.dev
-    for path in (train, dev):
-        if not path.exists():
-            sys.exit(f"{path} is not there; give the folder of the data with --data")
+    train, dev = files_of(job, options.data)
     quiet_transformers()
     model = options.model or encoder_directory()
     with tempfile.TemporaryDirectory() as name:

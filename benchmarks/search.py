@@ -5,15 +5,13 @@ python benchmarks/search.py ner --data ../shared/data --trials 8 --seeds 3
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
-from finetuning import JOBS, encoder_directory
+from finetuning import JOBS, encoder_directory, files_of, parser_of
 
 from bertsmith.console import Log
 from bertsmith.serving.evaluating import evaluate
@@ -22,20 +20,11 @@ from bertsmith.training.finetune import finetune
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=JOBS)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--model", type=Path, help="a BERT directory in the transformers layout")
+    parser = parser_of(__doc__)
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--limit", type=int, help="use only the first so many training rows")
-    parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     job = JOBS[options.job]
-    train, test = options.data / job.train, options.data / job.dev
-    for path in (train, test):
-        if not path.exists():
-            sys.exit(f"{path} is not there; give the folder of the data with --data")
+    train, test = files_of(job, options.data)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         settings = job.settings(

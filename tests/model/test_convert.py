@@ -21,22 +21,15 @@ from bertsmith.model.convert import convert
 from bertsmith.model.weights import load_encoder, load_pretraining_model, read_tensors
 from bertsmith.serving.predictor import load
 from bertsmith.text.store import TokenStore
+from tests.conftest import PUBLISHED
 
 QUIET = Log(quiet=True)
-NUMBERS = {
-    "num_hidden_layers": 2,
-    "hidden_size": 20,
-    "num_attention_heads": 2,
-    "intermediate_size": 31,
-    "max_position_embeddings": 41,
-    "initializer_range": 0.5,
-}
 
 
 def pickled(kind: str, directory: Path, store: TokenStore, **settings: object) -> transformers.PreTrainedModel:
     """Write a model of transformers as older releases did: config.json, vocabulary, pytorch_model.bin."""
     torch.manual_seed(5)
-    config = transformers.BertConfig(vocab_size=store.vocab_size, architectures=[kind], **NUMBERS, **settings)
+    config = transformers.BertConfig(vocab_size=store.vocab_size, architectures=[kind], **PUBLISHED, **settings)
     model = getattr(transformers, kind)(config).eval()
     store.tokenizer.save(directory)
     config.save_pretrained(directory)

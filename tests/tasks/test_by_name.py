@@ -16,21 +16,13 @@ from bertsmith.serving.predictor import load, predict_file
 from bertsmith.task_config import PredictSettings
 from bertsmith.tasks.tag_schemes import to_spans
 from bertsmith.text.store import TokenStore
-
-NUMBERS = {
-    "num_hidden_layers": 2,
-    "hidden_size": 20,
-    "num_attention_heads": 2,
-    "intermediate_size": 31,
-    "max_position_embeddings": 41,
-    "initializer_range": 0.5,
-}
+from tests.conftest import PUBLISHED
 
 
 def published(kind: str, directory: Path, store: TokenStore, **settings: object) -> Path:
     """Save a model of transformers with random weights, large enough for outputs to differ."""
     torch.manual_seed(3)
-    config = transformers.BertConfig(vocab_size=store.vocab_size, **NUMBERS, **settings)
+    config = transformers.BertConfig(vocab_size=store.vocab_size, **PUBLISHED, **settings)
     model = getattr(transformers, kind)(config)
     if hasattr(model, "classifier"):
         torch.nn.init.normal_(model.classifier.weight, std=3.0)

@@ -33,6 +33,8 @@ def test_the_right_ending_by_number_column_or_text(tmp_path: Path) -> None:
     rows = TASK.read(source(tmp_path))
     assert rows.gold == [1, 1, 2, 0]
     assert rows.endings[1] == ("the river", "집에 갔다", "it")
+    spaced = TASK.read(Source(rows.source, COLUMNS | {"endings": "a, b ,c"}))
+    assert (spaced.gold, spaced.endings, spaced.names) == (rows.gold, rows.endings, ("a", "b", "c"))
 
 
 @pytest.mark.parametrize(

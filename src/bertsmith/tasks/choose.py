@@ -20,7 +20,7 @@ from bertsmith.task_config import ChooseSettings
 from bertsmith.tasks.prediction import ChoicePrediction
 from bertsmith.tasks.scores import Mistake, Scores, ScoreTable, worst
 from bertsmith.tasks.task import Facts, Outputs, Source, Task
-from bertsmith.tasks.texts import TextExamples, cut_notes, encode_texts, read_cells, softmax
+from bertsmith.tasks.texts import TextExamples, cut_notes, encode_texts, read_cells, softmax, split_names
 from bertsmith.text.tables import column, read_table
 from bertsmith.text.tokenizer import Tokenizer
 
@@ -91,7 +91,7 @@ def read(source: Source) -> ChoiceRows:
     Raises:
         InputError: the file or a column cannot be used, an ending is missing, or the right one is none of them.
     """
-    names = tuple(source.columns["endings"].split(","))
+    names = tuple(split_names(source.columns["endings"]))
     context, label = source.columns["context"], source.columns["label"]
     table = read_table(
         source.path, encoding=source.encoding, quoting=source.quoting, only=[context, *dict.fromkeys(names), label]
@@ -233,7 +233,7 @@ def inputs(source: Source, facts: Facts) -> Iterator[tuple[int, tuple[str, tuple
     Raises:
         InputError: the file is not a table, a column is missing, or a cell is empty.
     """
-    names = tuple(source.columns["endings"].split(","))
+    names = tuple(split_names(source.columns["endings"]))
     for line, cells in read_cells(source, [source.columns["context"], *names]):
         _check(source.path, line, source.columns["context"], cells[0], names, cells[1:])
         yield line, (cells[0], cells[1:])
