@@ -1,14 +1,27 @@
-"""Packed attention against a plain loop over the sequences."""
+"""Packed attention, by the compiled kernel and by torch's operators, against a plain loop over the sequences."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from bertsmith.model.attention import packed_attention, plan_attention
+from bertsmith.model.attention import attend_in_rectangles, packed_attention, plan_attention
+from bertsmith.model.kernels import attend, supports
+
+CPU = torch.device("cpu")
+Attention = Callable[[Tensor, Tensor, int, float], Tensor]
+
+
+def by_torch(values: Tensor, starts: Tensor, num_heads: int, dropout: float) -> Tensor:
+    return attend_in_rectangles(values, plan_attention(starts, CPU).rectangles, num_heads, dropout)
+
+
+needs_kernel = pytest.mark.skipif(not supports(torch.zeros(1)), reason="no C++ compiler")
+both_ways = pytest.mark.parametrize("attention", [by_torch, pytest.param(attend, marks=needs_kernel)])
 
 
 def one_by_one(values: Tensor, starts: list[int], num_heads: int) -> Tensor:
@@ -23,47 +36,135 @@ def one_by_one(values: Tensor, starts: list[int], num_heads: int) -> Tensor:
     return torch.cat(outputs)
 
 
-@pytest.mark.parametrize("lengths", [(5, 1, 17, 3, 16, 2, 9, 9, 1, 13, 11), (7, 7, 7), (1,), (64, 1, 1, 1, 1, 1, 1)])
-def test_equals_a_loop_with_gradients(lengths: tuple[int, ...]) -> None:
+@both_ways
+@pytest.mark.parametrize(("heads", "width"), [(3, 21), (2, 80), (1, 5)])
+@pytest.mark.parametrize(
+    "lengths", [(5, 1, 17, 3, 16, 2, 9, 9, 1, 13, 11), (7, 7, 7), (1,), (64, 1, 1, 1, 1, 1, 1), (49, 97, 48, 200)]
+)
+def test_equals_a_loop_with_gradients(attention: Attention, lengths: tuple[int, ...], heads: int, width: int) -> None:
     torch.manual_seed(2)
     starts = torch.tensor([0, *lengths]).cumsum(0)
-    values = torch.randn(sum(lengths), 3 * 21, requires_grad=True)
-    plan = plan_attention(starts, torch.device("cpu"))
-    weights = torch.randn(sum(lengths), 21)
+    values = torch.randn(sum(lengths), 3 * width, requires_grad=True)
+    weights = torch.randn(sum(lengths), width)
 
-    ours = packed_attention(values, plan, 3, dropout=0.0)
+    ours = attention(values, starts, heads, 0.0)
     (our_gradient,) = torch.autograd.grad((ours * weights).sum(), values)
-    reference = one_by_one(values, starts.tolist(), 3)
-    (gradient,) = torch.autograd.grad((reference * weights).sum(), values)
+    exact = values.detach().double().requires_grad_()
+    reference = one_by_one(exact, starts.tolist(), heads)
+    (gradient,) = torch.autograd.grad((reference * weights).sum(), exact)
 
-    assert torch.allclose(ours, reference, atol=1e-5)
-    assert torch.allclose(our_gradient, gradient, atol=1e-5)
+    torch.testing.assert_close(ours.double(), reference, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(our_gradient.double(), gradient, atol=2e-5, rtol=1e-5)
 
 
 def test_buckets_hold_every_token_once_and_little_padding() -> None:
     lengths = torch.randint(3, 129, (61,), generator=torch.Generator().manual_seed(1))
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    plan = plan_attention(starts, torch.device("cpu"))
+    plan = plan_attention(starts, CPU).rectangles
     laid_out = plan.index
     assert sum(bucket.sequences * bucket.length for bucket in plan.buckets) == len(laid_out)
     assert torch.equal(laid_out[plan.unpack], torch.arange(int(lengths.sum())))
     assert len(laid_out) < 1.25 * int(lengths.sum())
 
 
-def test_dropout_drops_weights_in_training_only_when_asked() -> None:
-    torch.manual_seed(2)
-    values = torch.randn(13, 3 * 8)
-    plan = plan_attention(torch.tensor([0, 13]), torch.device("cpu"))
-    plain = packed_attention(values, plan, 2, dropout=0.0)
-    dropped = packed_attention(values, plan, 2, dropout=0.5)
-    assert not torch.allclose(plain, dropped, atol=1e-3)
+@both_ways
+def test_dropout_keeps_the_mean_and_the_seed_draws_the_same(attention: Attention) -> None:
+    values = torch.randn(1300, 3 * 8, generator=torch.Generator().manual_seed(2))
+    starts = torch.arange(0, 1301, 13)
+    plain = attention(values, starts, 2, 0.0)
+    torch.manual_seed(3)
+    draws = [attention(values, starts, 2, 0.25) for _ in range(400)]
+    torch.manual_seed(3)
+    assert torch.equal(attention(values, starts, 2, 0.25), draws[0])
+    assert not torch.allclose(draws[0], draws[1], atol=1e-2)
+    deviation = (draws[0] - plain).std().item()
+    # The mean over draws comes near the plain context as a mean of so many independent ones does.
+    assert (torch.stack(draws).mean(0) - plain).std().item() == pytest.approx(deviation / 400**0.5, rel=0.15)
 
 
-def test_dropped_weights_are_left_out_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(2)
-    values = torch.randn(13, 3 * 8)
-    plan = plan_attention(torch.tensor([0, 4, 13]), torch.device("cpu"))
-    # With nothing dropped, the way with dropout is the way without.
-    monkeypatch.setattr("bertsmith.model.attention.drop", lambda weights, probability: weights)
-    plain = packed_attention(values, plan, 2, dropout=0.0)
-    torch.testing.assert_close(packed_attention(values, plan, 2, dropout=0.5), plain)
+@both_ways
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_drops_the_share_asked_for(attention: Attention, probability: float) -> None:
+    # Queries of 0 weigh all keys alike, and values that are unit vectors show the weights.
+    length, heads = 32, 3
+    values = torch.zeros(5 * length, 3, heads, length)
+    values[:, 2] = torch.eye(length).repeat(5, 1)[:, None, :]
+    starts = torch.arange(0, 5 * length + 1, length)
+    torch.manual_seed(7)
+    weights = attention(values.flatten(1), starts, heads, probability) * length
+    dropped = weights == 0
+    assert dropped.float().mean().item() == pytest.approx(probability, abs=0.02)
+    torch.testing.assert_close(weights[~dropped], torch.full_like(weights[~dropped], 1 / (1 - probability)))
+    cells = dropped.view(5, length, heads, length).float() - dropped.float().mean()
+    for shifted in (cells.roll(1, 0), cells.roll(1, 1), cells.roll(1, 2), cells.roll(1, 3)):
+        assert abs((cells * shifted).mean().item()) < 0.02 * probability  # neighbours know nothing of each other
+
+
+@both_ways
+def test_dropped_weights_have_their_gradient(attention: Attention) -> None:
+    starts = torch.tensor([0, 4, 60])
+    values = torch.randn(60, 3 * 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    direction = torch.randn(60, 3 * 8, generator=torch.Generator().manual_seed(3))
+
+    def loss(inputs: Tensor) -> Tensor:
+        torch.manual_seed(5)
+        return attention(inputs, starts, 2, 0.3).double().square().sum()
+
+    (gradient,) = torch.autograd.grad(loss(values), values)
+    with torch.no_grad():
+        slope = (loss(values + 1e-3 * direction) - loss(values - 1e-3 * direction)) / 2e-3
+    assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=2e-3)
+
+
+@needs_kernel
+def test_kernel_gives_a_sequence_the_same_bits_in_any_company_and_with_any_threads() -> None:
+    lengths = [17, 3, 60, 1, 129]
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    values = torch.randn(int(starts[-1]), 3 * 24, generator=torch.Generator().manual_seed(2))
+    together = attend(values, starts, 3, 0.0)
+    for number in range(len(lengths)):
+        piece = slice(int(starts[number]), int(starts[number + 1]))
+        alone = attend(values[piece], torch.tensor([0, lengths[number]]), 3, 0.0)
+        assert torch.equal(alone, together[piece])
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            torch.manual_seed(1)
+            one = attend(values, starts, 3, 0.2)
+            torch.manual_seed(1)
+            assert torch.equal(attend(values, starts, 3, 0.2), one)
+            assert torch.equal(attend(values, starts, 3, 0.0), together)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_kernel
+def test_kernel_in_bfloat16_rounds_its_inputs_and_outputs_only() -> None:
+    starts = torch.tensor([0, 5, 60])
+    rounded = torch.randn(60, 3 * 24, generator=torch.Generator().manual_seed(2)).bfloat16()
+    half, full = rounded.clone().requires_grad_(), rounded.float().requires_grad_()
+    weights = torch.randn(60, 24, generator=torch.Generator().manual_seed(3)).bfloat16()
+    low, high = attend(half, starts, 3, 0.0), attend(full, starts, 3, 0.0)
+    assert low.dtype == torch.bfloat16
+    assert torch.equal(low, high.bfloat16())
+    low.backward(weights)
+    high.backward(weights.float())
+    assert half.grad is not None
+    assert full.grad is not None
+    torch.testing.assert_close(half.grad.float(), full.grad, atol=2e-2, rtol=2e-2)
+
+
+@both_ways
+def test_scores_far_apart_and_numbers_that_are_none(attention: Attention) -> None:
+    values = torch.randn(9, 3 * 8, generator=torch.Generator().manual_seed(2)) * 60
+    starts = torch.tensor([0, 9])
+    torch.testing.assert_close(attention(values, starts, 2, 0.0), one_by_one(values, [0, 9], 2), atol=1e-3, rtol=1e-4)
+    values[3] = torch.nan
+    assert attention(values, starts, 2, 0.0)[3].isnan().all()  # a run that diverges must show it
+
+
+def test_other_types_go_through_torch() -> None:
+    values = torch.randn(9, 3 * 8, dtype=torch.float64, requires_grad=True)
+    plan = plan_attention(torch.tensor([0, 2, 9]), CPU)
+    assert torch.autograd.gradcheck(lambda v: packed_attention(v, plan, 2, 0.0), values)

@@ -19,7 +19,6 @@ from bertsmith.model.heads import (
     SequenceClassifier,
     SpanModel,
     TokenClassifier,
-    pretraining_loss_sums,
 )
 from bertsmith.model.weights import from_transformers, load_encoder, name_table, read_info, to_transformers
 
@@ -97,8 +96,8 @@ def test_pretraining_outputs_losses_and_gradients(activation: str) -> None:
     batch = odd_batch(config.vocab_size)
 
     output = ours(batch)
-    mlm_sum, nsp_sum = pretraining_loss_sums(output, batch)
-    loss = mlm_sum / len(batch.masked_labels) + nsp_sum / batch.num_sequences
+    losses = ours.losses(batch)
+    loss = losses.mlm / len(batch.masked_labels) + losses.nsp / batch.num_sequences
     loss.backward()
 
     labels = torch.full((batch.num_tokens,), -100)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertsmith.model import kernels
 from bertsmith.model.dropout import dropout as drop
 
 # A bucket ends where a sequence is shorter than this share of the bucket's longest, provided the bucket
@@ -32,8 +34,8 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
-    """How a batch's sequences are laid out for attention; made once a batch and used by every layer.
+class Rectangles:
+    """Where a batch's tokens stand in its buckets.
 
     Attributes:
         buckets: the sequences by similar length.
@@ -47,9 +49,66 @@ class AttentionPlan:
     unpack: Tensor
 
 
+@dataclass(frozen=True)
+class AttentionPlan:
+    """How a batch's sequences are laid out for attention; made once a batch and used by every layer.
+
+    Attributes:
+        sequence_starts: (N + 1,) int64 on the CPU.
+        device: where the batch is.
+    """
+
+    sequence_starts: Tensor
+    device: torch.device
+
+    @cached_property
+    def rectangles(self) -> Rectangles:
+        """The sequences in rectangles; made when torch's operators need them, since the kernel does not."""
+        return _lay_out(self.sequence_starts, self.device)
+
+
 def plan_attention(sequence_starts: Tensor, device: torch.device) -> AttentionPlan:
-    """Group the sequences ``sequence_starts`` (N + 1,) into buckets of similar length."""
-    starts = sequence_starts.cpu()
+    """Return the plan for the sequences ``sequence_starts`` (N + 1,) of a batch on ``device``."""
+    return AttentionPlan(sequence_starts.cpu().contiguous(), device)
+
+
+def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: int, dropout: float) -> Tensor:
+    """Scaled dot-product attention within each sequence (Vaswani et al. 2017, section 3.2.1).
+
+    On a CPU a compiled kernel does it where there is one (`kernels`), otherwise torch's operators over rectangles. Both
+    compute the same; their dropout draws different bits.
+
+    Args:
+        query_key_value: (T, 3H), the projections side by side.
+        plan: the batch's layout.
+        num_heads: A; each head is H / A wide.
+        dropout: probability of dropping an attention weight; 0 outside training.
+
+    Returns:
+        (T, H), the heads side by side.
+    """
+    if kernels.supports(query_key_value):
+        return kernels.attend(query_key_value, plan.sequence_starts, num_heads, dropout)
+    return attend_in_rectangles(query_key_value, plan.rectangles, num_heads, dropout)
+
+
+def attend_in_rectangles(query_key_value: Tensor, layout: Rectangles, num_heads: int, dropout: float) -> Tensor:
+    """Do what :func:`packed_attention` does with torch's operators, on any device and in any type."""
+    hidden_size = query_key_value.shape[1] // 3
+    # One gather for all buckets: each of its own would write a whole (T, 3H) of zeros in the backward pass.
+    cells = query_key_value.index_select(0, layout.index)
+    sizes = [bucket.sequences * bucket.length for bucket in layout.buckets]
+    outputs = []
+    for bucket, part in zip(layout.buckets, torch.split(cells, sizes), strict=True):
+        rectangle = part.view(-1, bucket.length, 3, num_heads, hidden_size // num_heads)
+        query, key, value = rectangle.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, A, L, H / A)
+        context = _attend(query, key, value, bucket.key_mask, dropout)
+        outputs.append(context.transpose(1, 2).reshape(-1, hidden_size))
+    return torch.cat(outputs).index_select(0, layout.unpack)
+
+
+def _lay_out(starts: Tensor, device: torch.device) -> Rectangles:
+    """Group sequences into buckets of similar length."""
     lengths = starts[1:] - starts[:-1]
     order = torch.argsort(lengths, descending=True, stable=True)
     buckets: list[Bucket] = []
@@ -71,32 +130,7 @@ def plan_attention(sequence_starts: Tensor, device: torch.device) -> AttentionPl
         indices.append(index.flatten())
         cells_before += index.numel()
         first = last
-    return AttentionPlan(tuple(buckets), torch.cat(indices).to(device), unpack.to(device))
-
-
-def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: int, dropout: float) -> Tensor:
-    """Scaled dot-product attention within each sequence (Vaswani et al. 2017, section 3.2.1).
-
-    Args:
-        query_key_value: (T, 3H), the projections side by side.
-        plan: the batch's layout.
-        num_heads: A; each head is H / A wide.
-        dropout: probability of dropping an attention weight; 0 outside training.
-
-    Returns:
-        (T, H), the heads side by side.
-    """
-    hidden_size = query_key_value.shape[1] // 3
-    # One gather for all buckets: each of its own would write a whole (T, 3H) of zeros in the backward pass.
-    cells = query_key_value.index_select(0, plan.index)
-    sizes = [bucket.sequences * bucket.length for bucket in plan.buckets]
-    outputs = []
-    for bucket, part in zip(plan.buckets, torch.split(cells, sizes), strict=True):
-        rectangle = part.view(-1, bucket.length, 3, num_heads, hidden_size // num_heads)
-        query, key, value = rectangle.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, A, L, H / A)
-        context = _attend(query, key, value, bucket.key_mask, dropout)
-        outputs.append(context.transpose(1, 2).reshape(-1, hidden_size))
-    return torch.cat(outputs).index_select(0, plan.unpack)
+    return Rectangles(tuple(buckets), torch.cat(indices).to(device), unpack.to(device))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:

@@ -12,6 +12,7 @@ from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.model.bert import Bert, activate, initialize
 from bertsmith.model.dropout import Dropout
+from bertsmith.model.vocabulary_loss import vocabulary_loss
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,23 @@ class PretrainingOutput:
     nsp_logits: Tensor
 
 
+@dataclass(frozen=True)
+class PretrainingLosses:
+    """What a batch's predictions cost, summed: the step divides by the counts of all its micro-batches together.
+
+    Attributes:
+        mlm: () float32, summed cross entropy of the M masked tokens (nats).
+        nsp: () float32, summed cross entropy of the N pairs (nats).
+        mlm_right: () int64, masked tokens whose best guess is right.
+        nsp_right: () int64, pairs told right.
+    """
+
+    mlm: Tensor
+    nsp: Tensor
+    mlm_right: Tensor
+    nsp_right: Tensor
+
+
 class PretrainingModel(nn.Module):
     """BERT with its masked-language-model and next-sentence heads (section 3.1)."""
 
@@ -40,10 +58,25 @@ class PretrainingModel(nn.Module):
 
     def forward(self, batch: Batch) -> PretrainingOutput:
         """Score the masked positions and the sentence pairs of a batch; without masked positions M is 0."""
+        hidden, nsp_logits = self._encode(batch)
+        return PretrainingOutput(self.mlm(hidden, self.bert.embeddings.token.weight), nsp_logits)
+
+    def losses(self, batch: Batch) -> PretrainingLosses:
+        """Return the losses of a batch that carries its targets, without making all logits of :meth:`forward`."""
+        assert batch.masked_labels is not None
+        assert batch.labels is not None
+        hidden, nsp_logits = self._encode(batch)
+        mlm, mlm_right = vocabulary_loss(
+            self.mlm.transformed(hidden), self.bert.embeddings.token.weight, self.mlm.bias, batch.masked_labels
+        )
+        nsp = F.cross_entropy(nsp_logits.float(), batch.labels, reduction="sum")
+        return PretrainingLosses(mlm, nsp, mlm_right, (nsp_logits.argmax(1) == batch.labels).sum())
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return (M, H) vectors of the masked positions and (N, 2) scores of the pairs."""
         positions = batch.masked_positions
         encoded = self.bert(batch, wanted=batch.token_ids.new_empty(0) if positions is None else positions)
-        mlm_logits = self.mlm(encoded.hidden, self.bert.embeddings.token.weight)
-        return PretrainingOutput(mlm_logits, self.nsp(encoded.pooled))
+        return encoded.hidden, self.nsp(encoded.pooled)
 
 
 class MaskedLanguageHead(nn.Module):
@@ -59,20 +92,12 @@ class MaskedLanguageHead(nn.Module):
 
     def forward(self, hidden: Tensor, token_embeddings: Tensor) -> Tensor:
         """Return logits (M, V) for the gathered positions ``hidden`` (M, H)."""
-        transformed = self.norm(activate(self.transform(hidden), self.activation))
-        return F.linear(transformed, token_embeddings, self.bias)
+        return F.linear(self.transformed(hidden), token_embeddings, self.bias)
 
-
-def pretraining_loss_sums(output: PretrainingOutput, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the summed cross entropies (nats) of the M masked tokens and of the N pairs.
-
-    Sums and not means: the step divides by the counts of all its micro-batches together.
-    """
-    assert batch.masked_labels is not None
-    assert batch.labels is not None
-    mlm = F.cross_entropy(output.mlm_logits.float(), batch.masked_labels, reduction="sum")
-    nsp = F.cross_entropy(output.nsp_logits.float(), batch.labels, reduction="sum")
-    return mlm, nsp
+    def transformed(self, hidden: Tensor) -> Tensor:
+        """Return (M, H), what is multiplied by the token embeddings."""
+        out: Tensor = self.norm(activate(self.transform(hidden), self.activation))
+        return out
 
 
 def pooled(bert: Bert, batch: Batch) -> Tensor:

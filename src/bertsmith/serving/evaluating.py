@@ -14,7 +14,7 @@ from bertsmith.serving.predictor import Predictor, source_of
 from bertsmith.task_config import EvaluateSettings
 from bertsmith.tasks.scores import Scores
 from bertsmith.training.apply import apply_model
-from bertsmith.training.device import set_threads
+from bertsmith.training.device import set_up_process
 from bertsmith.training.report import evaluation_report
 
 SCORES = "scores.json"
@@ -29,7 +29,7 @@ def evaluate(settings: EvaluateSettings, log: Log | None = None) -> Scores:
     log = log or Log(settings.quiet)
     if settings.output is not None and settings.output.exists():
         _refuse_foreign(settings.output)
-    set_threads(0)
+    set_up_process(0)
     predictor = Predictor(settings.model, settings.device)
     task, facts = predictor.task, predictor.facts
     rows = task.read(source_of(settings, facts, settings.input))

@@ -20,7 +20,7 @@ from bertsmith.tasks.by_name import task_of
 from bertsmith.tasks.task import Facts, Prediction, Source
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.apply import apply_model
-from bertsmith.training.device import pick_device, set_threads
+from bertsmith.training.device import pick_device, set_up_process
 
 _CHUNK = 1024
 
@@ -113,7 +113,7 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     """
     log = log or Log(settings.quiet)
     check_output(settings.output, None if str(settings.input) == "-" else settings.input)
-    set_threads(0)
+    set_up_process(0)
     predictor = Predictor(settings.model, settings.device)
     source = source_of(settings, predictor.facts, settings.input)
     writer = writer_of(settings, predictor.task, predictor.facts, source)

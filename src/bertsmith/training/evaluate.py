@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bertsmith.batch import Batch
-from bertsmith.model.heads import PretrainingModel, pretraining_loss_sums
+from bertsmith.model.heads import PretrainingModel
 from bertsmith.training.device import autocast
 
 
@@ -54,12 +54,11 @@ def evaluate(
         assert batch.masked_labels is not None
         assert batch.labels is not None
         with autocast(dtype, device):
-            output = model(batch)
-        mlm_sum, nsp_sum = pretraining_loss_sums(output, batch)
-        mlm_loss += float(mlm_sum)
-        nsp_loss += float(nsp_sum)
-        mlm_right += int((output.mlm_logits.argmax(1) == batch.masked_labels).sum())
-        nsp_right += int((output.nsp_logits.argmax(1) == batch.labels).sum())
+            losses = model.losses(batch)
+        mlm_loss += float(losses.mlm)
+        nsp_loss += float(losses.nsp)
+        mlm_right += int(losses.mlm_right)
+        nsp_right += int(losses.nsp_right)
         mlm_count += len(batch.masked_labels)
         nsp_count += len(batch.labels)
         nsp_random += int(batch.labels.sum())

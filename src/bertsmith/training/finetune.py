@@ -26,7 +26,7 @@ from bertsmith.training.checkpoint import (
     refuse_other_settings,
 )
 from bertsmith.training.data_report import DataReport, describe_data
-from bertsmith.training.device import pick_device, pick_precision, set_threads
+from bertsmith.training.device import pick_device, pick_precision, set_up_process
 from bertsmith.training.loop import StopRequest
 from bertsmith.training.report import finetuning_report
 from bertsmith.training.search import JOURNAL, Trial, best_of, search
@@ -94,7 +94,7 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
     tokenizer = Tokenizer.load(directory)
     data, report = _read(settings, tokenizer, log)
     device = pick_device(settings.device)
-    threads = set_threads(settings.threads)
+    threads = set_up_process(settings.threads)
     dtype = pick_precision(settings.precision, device, config.hidden_size)
     encoder = None if settings.from_scratch else load_encoder(directory)
     with files.only_writer(settings.output), StopRequest() as stop:

@@ -16,7 +16,7 @@ from bertsmith.batch import Batch
 from bertsmith.config import SIZES, ModelConfig, PretrainSettings
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
-from bertsmith.model.heads import PretrainingModel, pretraining_loss_sums
+from bertsmith.model.heads import PretrainingModel
 from bertsmith.model.weights import load_pretraining_model, save_model, write_model
 from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
 from bertsmith.pretraining.masking import Masking
@@ -34,7 +34,7 @@ from bertsmith.training.checkpoint import (
     save_checkpoint,
     save_optimizer,
 )
-from bertsmith.training.device import pick_device, pick_precision, set_threads
+from bertsmith.training.device import pick_device, pick_precision, set_up_process
 from bertsmith.training.evaluate import Evaluation, evaluate, unigram_entropy
 from bertsmith.training.loop import Objective, Progress, StopRequest, dropout_seed, metrics_entry, train
 from bertsmith.training.optimizer import make_optimizer
@@ -96,7 +96,7 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
     store = TokenStore.open(settings.store)
     with files.only_writer(settings.output), StopRequest() as stop:
         checkpoint = _check_run_directory(settings, log)
-        threads = set_threads(settings.threads)
+        threads = set_up_process(settings.threads)
         run = _start(settings, store, checkpoint, log)
         _say_start(run, threads)
         final = _train(run, stop, started)
@@ -326,8 +326,9 @@ def _objective(next_sentence: bool) -> Objective:
         return masked | {"nsp_loss": batch.num_sequences} if next_sentence else masked
 
     def sums(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        mlm, nsp = pretraining_loss_sums(model(batch), batch)
-        return {"mlm_loss": mlm, "nsp_loss": nsp} if next_sentence else {"mlm_loss": mlm}
+        assert isinstance(model, PretrainingModel)
+        losses = model.losses(batch)
+        return {"mlm_loss": losses.mlm, "nsp_loss": losses.nsp} if next_sentence else {"mlm_loss": losses.mlm}
 
     return Objective(counts, sums)
 
