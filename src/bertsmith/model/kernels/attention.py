@@ -48,9 +48,7 @@ class _Attention(torch.autograd.Function):
         log_sums = torch.empty(heads, tokens, dtype=torch.float32)
         sizes = (_pointer(starts), ctypes.c_int64(len(starts) - 1), heads, hidden_size)
         kind = (int(projected.dtype == torch.bfloat16), *_dropout(dropout, seed))
-        failed = _call(
-            "attention_forward", _pointer(projected), *sizes, *kind, _pointer(out), _pointer(log_sums)
-        )
+        failed = _call("attention_forward", _pointer(projected), *sizes, *kind, _pointer(out), _pointer(log_sums))
         if failed:
             raise MemoryError("attention: no memory for the scores")
         ctx.save_for_backward(projected, out, log_sums, starts)

@@ -1,4 +1,4 @@
-"""Compiling this folder's C++ on first use, for this very processor; without a compiler torch's operators do the work."""
+"""Compiles this folder's C++ on first use, for this very processor; without a compiler torch's operators do it all."""
 
 from __future__ import annotations
 
