@@ -263,6 +263,14 @@ class PretrainSettings(OptimizerSettings):
     mask_share: float = Field(0.15, gt=0, lt=1, description="Share of a sequence's tokens that are to be predicted.")
     next_sentence: bool = Field(True, description="Train next-sentence prediction beside the masked language model.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on hidden states and attention weights.")
+    initial_bias: Literal["unigram", "zero"] = Field(
+        "unigram",
+        description="Start of the vocabulary's bias; unigram: log frequencies, which a run otherwise learns first.",
+    )
+    initial_embeddings: Literal["cooccurrence", "random"] = Field(
+        "cooccurrence",
+        description="Start of the token embeddings; cooccurrence: tokens with like neighbours start alike.",
+    )
     batch_size: int = Field(32, ge=1, description="Sequences in a step.")
     micro_batch_size: int | None = Field(
         None, ge=1, description="Sequences held in memory at a time; the step's gradient is their sum."

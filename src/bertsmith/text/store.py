@@ -287,6 +287,12 @@ class TokenStore:
             raise IndexError(f"document {document} has no sentence {sentence}")
         return shard.token_ids[shard.token_starts[at] : shard.token_starts[at + 1]]
 
+    def document(self, document: int) -> np.ndarray:
+        """Return the ids of a document, its sentences end to end: a read-only uint16 or uint32 view."""
+        shard, number = self._find(document)
+        first, last = shard.sentence_starts[number], shard.sentence_starts[number + 1]
+        return shard.token_ids[shard.token_starts[first] : shard.token_starts[last]]
+
     def origin(self, document: int) -> tuple[str, int]:
         """Return the source of a document and the line in it where it starts."""
         shard, number = self._find(document)

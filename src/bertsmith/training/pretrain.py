@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bertsmith import files
 from bertsmith.batch import Batch
-from bertsmith.config import SIZES, ModelConfig, PretrainSettings
+from bertsmith.config import PretrainSettings
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 from bertsmith.model.heads import PretrainingModel
@@ -36,7 +36,8 @@ from bertsmith.training.checkpoint import (
 )
 from bertsmith.training.device import pick_device, pick_precision, set_up_process
 from bertsmith.training.evaluate import Evaluation, evaluate, unigram_entropy
-from bertsmith.training.loop import Objective, Progress, StopRequest, dropout_seed, metrics_entry, train
+from bertsmith.training.initial import initial_model
+from bertsmith.training.loop import Objective, Progress, StopRequest, metrics_entry, train
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.report import pretraining_report
 from bertsmith.training.schedule import Schedule, fixed
@@ -119,24 +120,6 @@ def resume_command(settings: PretrainSettings) -> str:
     return f"bertsmith pretrain --config {settings.output / 'config.yaml'} --resume"
 
 
-def model_config(settings: PretrainSettings, vocab_size: int) -> ModelConfig:
-    """Return the encoder's numbers for a size, or for the user's own."""
-    layers, width, heads = SIZES[settings.size]
-    width = settings.hidden_size or width
-    return ModelConfig.parse(
-        {
-            "vocab_size": vocab_size,
-            "num_hidden_layers": settings.layers or layers,
-            "hidden_size": width,
-            "num_attention_heads": settings.heads or (max(1, width // 64) if settings.hidden_size else heads),
-            "intermediate_size": 4 * width,
-            "max_position_embeddings": settings.max_positions,
-            "hidden_dropout_prob": settings.dropout,
-            "attention_probs_dropout_prob": settings.dropout,
-        }
-    )
-
-
 def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
     """Return the checkpoint to go on from, or None for a new run, whose settings are written down here."""
     path = settings.output / "config.yaml"
@@ -159,7 +142,6 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
 
 def _start(settings: PretrainSettings, store: TokenStore, checkpoint: Path | None, log: Log) -> _Run:
     device = pick_device(settings.device)
-    config = model_config(settings, store.vocab_size)
     training_documents, held_out = held_out_documents(store, settings.held_out, settings.seed)
     masking = Masking(settings.masking, settings.mask_share)
     sampler = Sampler(
@@ -181,10 +163,9 @@ def _start(settings: PretrainSettings, store: TokenStore, checkpoint: Path | Non
         masking=masking,
     )
     if checkpoint is None:
-        torch.manual_seed(dropout_seed(settings.seed, "initial weights"))
-        model = PretrainingModel(config).to(device)
+        model = initial_model(settings, store, training_documents, log).to(device)
         optimizer = make_optimizer(model, settings)
-        dtype = pick_precision(settings.precision, device, config.hidden_size)
+        dtype = pick_precision(settings.precision, device, model.config.hidden_size)
         progress = Progress(fixed(settings.learning_rate, settings.warmup, _planned_steps(settings, sampler)))
     else:
         state = files.read_json(checkpoint / "state.json", what="the state of a checkpoint")

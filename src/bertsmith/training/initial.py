@@ -1,0 +1,64 @@
+"""The model that a pre-training run starts from."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from bertsmith.config import SIZES, ModelConfig, PretrainSettings
+from bertsmith.console import Log
+from bertsmith.model.heads import PretrainingModel
+from bertsmith.pretraining.streams import EMBEDDINGS, stream
+from bertsmith.text.store import TokenStore
+from bertsmith.training.loop import dropout_seed
+
+
+def model_config(settings: PretrainSettings, vocab_size: int) -> ModelConfig:
+    """Return the encoder's numbers for a size, or for the user's own."""
+    layers, width, heads = SIZES[settings.size]
+    width = settings.hidden_size or width
+    return ModelConfig.parse(
+        {
+            "vocab_size": vocab_size,
+            "num_hidden_layers": settings.layers or layers,
+            "hidden_size": width,
+            "num_attention_heads": settings.heads or (max(1, width // 64) if settings.hidden_size else heads),
+            "intermediate_size": 4 * width,
+            "max_position_embeddings": settings.max_positions,
+            "hidden_dropout_prob": settings.dropout,
+            "attention_probs_dropout_prob": settings.dropout,
+        }
+    )
+
+
+def initial_model(settings: PretrainSettings, store: TokenStore, documents: np.ndarray, log: Log) -> PretrainingModel:
+    """Return a model with BERT's random weights, and what counting tells put in where the settings say so.
+
+    Args:
+        settings: of the run.
+        store: the text.
+        documents: (D,) int64, the ones that are trained on; no others are counted.
+        log: told what was counted.
+    """
+    # scipy and scikit-learn take a second to import.
+    from bertsmith.pretraining.statistics import cooccurrence_embeddings, log_unigram
+
+    torch.manual_seed(dropout_seed(settings.seed, "initial weights"))
+    config = model_config(settings, store.vocab_size)
+    model = PretrainingModel(config)
+    with torch.no_grad():
+        if settings.initial_bias == "unigram":
+            model.mlm.bias.copy_(torch.from_numpy(log_unigram(store.token_counts)))
+        if settings.initial_embeddings == "cooccurrence":
+            begun = time.monotonic()
+            rng = stream(settings.seed, EMBEDDINGS)
+            vectors = torch.from_numpy(cooccurrence_embeddings(store, documents, config.hidden_size, rng))
+            known = vectors.any(1)
+            model.bert.embeddings.token.weight[known] = vectors[known] * config.initializer_range
+            log.say(
+                f"the embeddings of {int(known.sum()):,} tokens start from their neighbours in the text "
+                f"({time.monotonic() - begun:.0f} s)"
+            )
+    return model

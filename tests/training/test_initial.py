@@ -1,0 +1,51 @@
+"""The start of a pre-training run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bertsmith.model.heads import PretrainingModel
+from bertsmith.pretraining.statistics import log_unigram
+from bertsmith.text.store import TokenStore
+from bertsmith.training.initial import initial_model
+from tests.conftest import QUIET, tiny_run
+
+
+def start(store: TokenStore, tmp_path: Path, **changes: object) -> PretrainingModel:
+    return initial_model(tiny_run(store, tmp_path, **changes), store, np.arange(40), QUIET)
+
+
+def test_random_start_is_bert_s(store: TokenStore, tmp_path: Path) -> None:
+    model = start(store, tmp_path, initial_bias="zero", initial_embeddings="random")
+    assert not model.mlm.bias.any()
+    assert model.bert.embeddings.token.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_counted_start_changes_the_bias_and_known_tokens_only(store: TokenStore, tmp_path: Path) -> None:
+    plain = start(store, tmp_path, initial_bias="zero", initial_embeddings="random")
+    counted = start(store, tmp_path)
+    different = {n for n, p in counted.named_parameters() if not torch.equal(p, dict(plain.named_parameters())[n])}
+    assert different == {"mlm.bias", "bert.embeddings.token.weight"}
+    assert torch.equal(counted.mlm.bias, torch.from_numpy(log_unigram(store.token_counts)))
+    before, after = (model.bert.embeddings.token.weight.detach() for model in (plain, counted))
+    special = store.tokenizer.special_ids
+    assert torch.equal(after[special], before[special])
+    changed = (before != after).any(1)
+    seen = np.unique(np.concatenate([store.document(document) for document in range(40)]))
+    assert np.array_equal(np.flatnonzero(changed.numpy()), seen)
+    assert after[changed].square().mean().sqrt().item() == pytest.approx(0.02, rel=0.01)
+
+
+def test_the_counted_start_knows_frequencies_at_once(store: TokenStore, tmp_path: Path) -> None:
+    from bertsmith.pretraining.sampler import Sampler
+
+    batch = Sampler(store, max_length=33, batch_size=40, seed=3).batch(0)
+    losses = []
+    for bias in ("zero", "unigram"):
+        model = start(store, tmp_path, initial_bias=bias).eval()
+        losses.append(float(model.losses(batch).mlm.detach()) / len(batch.masked_labels))
+    entropy = -float(log_unigram(store.token_counts)[batch.masked_labels.numpy()].mean())
+    assert losses[0] > entropy + 0.3
+    assert losses[1] == pytest.approx(entropy, abs=0.05)
