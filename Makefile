@@ -3,11 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test lint types format clean
+.PHONY: help quickstart test bench lint types format clean
 
 help:
 	@echo "make quickstart  learn, pre-train, fine-tune and predict on text of this machine (under 8 minutes)"
 	@echo "make test        run the tests"
+	@echo "make bench       measure beside other tools (under 20 minutes on two cores); tables, and JSON in bench/"
 	@echo "make lint        check style and format"
 	@echo "make types       check types"
 	@echo "make format      format the code"
@@ -18,6 +19,18 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+# DATA may name a folder of the data sets that benchmarks/ speak of; without it the parts on real text are left out.
+DATA ?= data
+BENCH := $(BIN)/python benchmarks
+
+bench: $(VENV)/installed-bench
+	@mkdir -p bench
+	$(BENCH)/pretraining.py --data $(DATA) --rounds 3 --json bench/pretraining.json
+	$(BENCH)/growth.py --json bench/growth.json --picture bench/growth.png
+	$(BENCH)/encoding.py --data $(DATA) --json bench/encoding.json
+	$(BENCH)/text.py --data $(DATA) --json bench/text.json
+	[ ! -d $(DATA) ] || $(BENCH)/finetuning.py polarity --data $(DATA) --limit 1600 --epochs 1 --json bench/finetuning.json
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -45,3 +58,7 @@ $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev,bench]'
+	@touch $@ $(VENV)/installed $(VENV)/installed-dev

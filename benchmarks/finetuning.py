@@ -17,12 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import describe
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
@@ -263,6 +264,7 @@ def main() -> None:
         default="random",
         help="the default, or batches of similar lengths",
     )
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     job = JOBS[options.job]
     train, dev = files_of(job, options.data)
@@ -299,6 +301,10 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, Trainer's batches {options.trainer_sampling}"
     )
     summarise(ours, theirs)
+    if options.json:
+        found = {"machine": describe(), "settings": {name: str(value) for name, value in vars(options).items()}}
+        runs = {"bertsmith": [asdict(run) for run in ours], "transformers": [asdict(run) for run in theirs]}
+        options.json.write_text(json.dumps({**found, "runs": runs}, indent=1) + "\n", encoding="utf-8")
 
 
 def show(seed: int, ours: Run, theirs: Run) -> None:
