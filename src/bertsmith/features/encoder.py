@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _CPU_TOKENS, _GPU_TOKENS = 2048, 32768
 
 # Bounds of what is worked on at a time, so that memory is flat. They depend on the texts alone: a run that goes on
 # after a stop sees the same batches, and so gives the same bytes.
-_WINDOW_TEXTS, _GPU_WINDOW_TEXTS = 1024, 16384
+_WINDOW_TEXTS, _GPU_WINDOW_TEXTS = 512, 16384
 _WINDOW_CHARACTERS = 1 << 23
 _WINDOW_BYTES = 1 << 27
 
@@ -71,6 +71,14 @@ class _Encoded:
     @property
     def lengths(self) -> list[int]:
         return [len(ids) for ids in self.ids]
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """Texts whose batches, each the numbers of some, are being encoded."""
+
+    encoded: _Encoded
+    batches: list[tuple[list[int], Future[np.ndarray]]]
 
 
 class Encoder:
@@ -142,14 +150,9 @@ class Encoder:
         return cls(bert, tokenizer, recipe, pick_device(device), threads or cpu_quota(), directory)
 
     def checksum(self) -> str:
-        """Return the SHA-256 of all that determines vectors but the texts: weights, numbers, tokenizer, recipe."""
+        """Return the SHA-256 of the model: its weights, numbers and tokenizer. It and the recipe determine vectors."""
         weights = sorted(self.directory.glob("*.safetensors"))
-        parts = [
-            *(files.sha256(path) for path in weights),
-            self.bert.config.model_dump_json(),
-            self.tokenizer.hash,
-            json.dumps(self.recipe.to_json()),
-        ]
+        parts = [*(files.sha256(path) for path in weights), self.bert.config.model_dump_json(), self.tokenizer.hash]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def encode(self, texts: Sequence[Text]) -> np.ndarray:
@@ -164,7 +167,7 @@ class Encoder:
         if len(texts) <= _AT_ONCE:
             encoded = self._tokenise(list(texts), 1)
             for numbers in by_token_budget(encoded.lengths, self._budget):
-                out[numbers] = self._run(encoded, numbers, tokens=False)
+                out[numbers] = self._run(encoded, numbers, False, self.recipe.normalize)
             return out
         done = 0
         for part in self.stream(texts):
@@ -173,7 +176,7 @@ class Encoder:
         return out
 
     def stream(self, texts: Iterable[Text], *, tokens: bool = False) -> Iterator[Vectors]:
-        """Encode texts or pairs as they come, in order; memory holds two stretches of a thousand or so at a time.
+        """Encode texts or pairs as they come, in order; memory holds three stretches of some hundred at a time.
 
         On a CPU each thread encodes batches by itself, so that results do not depend on their number.
 
@@ -187,11 +190,21 @@ class Encoder:
         windows = self._windows(texts, tokens)
         with _workers(self.threads if self.device.type == "cpu" else 1) as workers:
             ahead = self._ahead(workers, windows)
-            while ahead is not None:
-                encoded = ahead.result()
-                # The next texts are tokenised while these are encoded.
-                ahead = self._ahead(workers, windows)
-                yield self._gather(workers, encoded, tokens)
+            under_way: deque[_UnderWay] = deque()
+            while ahead is not None or under_way:
+                # Two windows at a time, and the next one tokenised: no thread waits for the last batch of a window.
+                while ahead is not None and len(under_way) < 2:
+                    encoded = ahead.result()
+                    ahead = self._ahead(workers, windows)
+                    under_way.append(self._start(workers, encoded, tokens=tokens, normalize=self.recipe.normalize))
+                yield self._finish(under_way.popleft(), tokens=tokens)
+
+    def token_vectors(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return for each sequence of ids, (t,) int64 with [CLS] and [SEP], its tokens' (t, W), not normalised."""
+        encoded = _Encoded(list(ids), [np.zeros(len(own), dtype=np.int64) for own in ids], 0)
+        with _workers(self.threads if self.device.type == "cpu" else 1) as workers:
+            found = self._finish(self._start(workers, encoded, tokens=True, normalize=False), tokens=True)
+        return np.split(found.vectors, np.cumsum(found.lengths)[:-1])
 
     def _windows(self, texts: Iterable[Text], tokens: bool) -> Iterator[tuple[int, list[Text]]]:
         """Yield (number of the first, texts): so many as are sorted by length and held in memory together."""
@@ -209,9 +222,7 @@ class Encoder:
         if window:
             yield first, window
 
-    def _ahead(
-        self, workers: ThreadPoolExecutor, windows: Iterator[tuple[int, list[Text]]]
-    ) -> Future[_Encoded] | None:
+    def _ahead(self, workers: ThreadPoolExecutor, windows: Iterator[tuple[int, list[Text]]]) -> Future[_Encoded] | None:
         window = next(windows, None)
         return None if window is None else workers.submit(self._tokenise, window[1], window[0])
 
@@ -233,14 +244,20 @@ class Encoder:
             segments.append(segment)
         return _Encoded(ids, segments, truncated)
 
-    def _gather(self, workers: ThreadPoolExecutor, encoded: _Encoded, tokens: bool) -> Vectors:
-        """Encode a window's batches and put their vectors into the order of the texts."""
+    def _start(self, workers: ThreadPoolExecutor, encoded: _Encoded, *, tokens: bool, normalize: bool) -> _UnderWay:
+        batches = by_token_budget(encoded.lengths, self._budget)
+        return _UnderWay(
+            encoded,
+            [(numbers, workers.submit(self._run, encoded, numbers, tokens, normalize)) for numbers in batches],
+        )
+
+    def _finish(self, under_way: _UnderWay, *, tokens: bool) -> Vectors:
+        """Wait for the batches and put their vectors into the order of the texts."""
+        encoded = under_way.encoded
         lengths = np.array(encoded.lengths, dtype=np.int64)
         starts = np.concatenate([[0], np.cumsum(lengths)])
         out = np.empty((starts[-1] if tokens else len(lengths), self.width), dtype=np.float32)
-        batches = by_token_budget(encoded.lengths, self._budget)
-        results = [workers.submit(self._run, encoded, numbers, tokens) for numbers in batches]
-        for numbers, result in zip(batches, results, strict=True):
+        for numbers, result in under_way.batches:
             vectors = result.result()
             if not tokens:
                 out[numbers] = vectors
@@ -255,14 +272,14 @@ class Encoder:
         return _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS
 
     @torch.inference_mode()
-    def _run(self, encoded: _Encoded, numbers: Sequence[int], tokens: bool) -> np.ndarray:
+    def _run(self, encoded: _Encoded, numbers: Sequence[int], tokens: bool, normalize: bool) -> np.ndarray:
         """Return the vectors of some texts, one each or those of all their tokens."""
         batch = pack([encoded.ids[n] for n in numbers], [encoded.segments[n] for n in numbers]).to(self.device)
         pooling = None if tokens else self.recipe.pooling
         vectors = token_vectors(self.bert, batch, self.recipe.layers, firsts_only=pooling == "cls")
         if pooling is not None:
             vectors = pool(vectors, batch.sequence_starts, pooling)
-        if self.recipe.normalize:
+        if normalize:
             vectors = F.normalize(vectors, dim=1)
         array: np.ndarray = vectors.cpu().numpy()
         return array

@@ -65,9 +65,9 @@ def make_recipe(
         config: the model's numbers.
         layers: as in :func:`bertsmith.features.layers.parse_layers`; by default the last.
         pooling: ``auto`` is the directory's own, or mean.
-        normalize: by default as the directory says, or not.
+        normalize: by default as the directory says (of texts' vectors from the last layer, which it is about), or not.
         max_length: by default the directory's, or as many as the model has positions.
-        tokens: vectors of tokens are wanted; nothing is pooled, and only said normalisation is done.
+        tokens: vectors of tokens are wanted; nothing is pooled.
 
     Raises:
         InputError: a value does not fit the model, or the directory asks for what is not supported.
@@ -94,5 +94,5 @@ def make_recipe(
     if not _ROOM <= max_length <= positions:
         raise InputError(f"max_length {max_length}: expected {_ROOM} to {positions}, the model's positions")
     if normalize is None:
-        normalize = own is not None and own.normalize and not tokens
+        normalize = own is not None and own.normalize and not tokens and layers in (None, "last")
     return Recipe(chosen, kind, normalize, max_length, own is not None and own.lowercase)
