@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -121,7 +122,11 @@ class Encoder:
 
         Args:
             model: a directory, or ``hub:owner/name``.
-            layers, pooling, normalize, max_length, tokens: as in :func:`bertsmith.features.recipe.make_recipe`.
+            layers: here and below as in :func:`bertsmith.features.recipe.make_recipe`.
+            pooling: the same.
+            normalize: the same.
+            max_length: the same.
+            tokens: the same.
             device: as in :func:`bertsmith.training.device.pick_device`.
             threads: CPU threads; 0 takes what the machine's quota allows.
 
@@ -165,7 +170,7 @@ class Encoder:
             raise InputError("expected a list of texts, got one string; put it in a list")
         out = np.empty((len(texts), self.width), dtype=np.float32)
         if len(texts) <= _AT_ONCE:
-            encoded = self._tokenise(list(texts), 1)
+            encoded = self._tokenise([_parts(text, number) for number, text in enumerate(texts, start=1)])
             for numbers in by_token_budget(encoded.lengths, self._budget):
                 out[numbers] = self._run(encoded, numbers, False, self.recipe.normalize)
             return out
@@ -206,33 +211,32 @@ class Encoder:
             found = self._finish(self._start(workers, encoded, tokens=True, normalize=False), tokens=True)
         return np.split(found.vectors, np.cumsum(found.lengths)[:-1])
 
-    def _windows(self, texts: Iterable[Text], tokens: bool) -> Iterator[tuple[int, list[Text]]]:
-        """Yield (number of the first, texts): so many as are sorted by length and held in memory together."""
+    def _windows(self, texts: Iterable[Text], tokens: bool) -> Iterator[list[tuple[str, ...]]]:
+        """Yield so many texts as are sorted by length and held in memory together."""
         most = _WINDOW_TEXTS if self.device.type == "cpu" else _GPU_WINDOW_TEXTS
         rows = self.recipe.max_length if tokens else 1
         most = max(1, min(most, _WINDOW_BYTES // (4 * self.width * rows)))
-        window: list[Text] = []
-        first, characters = 1, 0
-        for text in texts:
-            window.append(text)
-            characters += sum(map(len, text))
+        window: list[tuple[str, ...]] = []
+        characters = 0
+        for parts in map(_parts, texts, itertools.count(1)):
+            window.append(parts)
+            characters += sum(map(len, parts))
             if len(window) == most or characters >= _WINDOW_CHARACTERS:
-                yield first, window
-                first, characters, window = first + len(window), 0, []
+                yield window
+                characters, window = 0, []
         if window:
-            yield first, window
+            yield window
 
-    def _ahead(self, workers: ThreadPoolExecutor, windows: Iterator[tuple[int, list[Text]]]) -> Future[_Encoded] | None:
+    def _ahead(self, workers: ThreadPoolExecutor, windows: Iterator[list[tuple[str, ...]]]) -> Future[_Encoded] | None:
         window = next(windows, None)
-        return None if window is None else workers.submit(self._tokenise, window[1], window[0])
+        return None if window is None else workers.submit(self._tokenise, window)
 
-    def _tokenise(self, texts: list[Text], first: int) -> _Encoded:
-        """Return texts with [CLS] and [SEP], cut as ``Tokenizer.encode`` does; ``first`` is the number of the first."""
-        parts_of = [_parts(text, number) for number, text in enumerate(texts, start=first)]
-        found = iter(self.tokenizer.sentence_ids([part for parts in parts_of for part in parts]))
+    def _tokenise(self, texts: list[tuple[str, ...]]) -> _Encoded:
+        """Return texts with [CLS] and [SEP], cut as ``Tokenizer.encode`` does."""
+        found = iter(self.tokenizer.sentence_ids([part for parts in texts for part in parts]))
         cls, sep = ([number] for number in (self.tokenizer.cls_id, self.tokenizer.sep_id))
         ids, segments, truncated = [], [], 0
-        for parts in parts_of:
+        for parts in texts:
             own = [next(found) for _ in parts]
             lengths = [len(part) for part in own]
             kept = fit(lengths, self.recipe.max_length - 1 - len(parts))
