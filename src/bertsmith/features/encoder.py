@@ -31,7 +31,7 @@ from bertsmith.training.device import cpu_quota, pick_device
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts."""
 
-# A product of so many tokens keeps a core busy at its best (docs/log.md); a GPU needs more.
+# Measured on a CPU (docs/log.md); for a GPU a guess.
 _CPU_TOKENS, _GPU_TOKENS = 2048, 32768
 
 # Bounds of what is worked on at a time, so that memory is flat. They depend on the texts alone: a run that goes on

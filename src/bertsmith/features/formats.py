@@ -16,7 +16,7 @@ from bertsmith.errors import InputError
 from bertsmith.features.spool import LENGTHS, TOKEN_IDS, VECTORS
 
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".npy": "npy", ".safetensors": "safetensors"}
-_GROUP_BYTES = 1 << 26
+_GROUP_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
