@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bertsmith.batch import Batch, pack
     from bertsmith.errors import InputError
+    from bertsmith.features.embed import embed
+    from bertsmith.features.encoder import Encoder
     from bertsmith.model.bert import Bert
     from bertsmith.serving.evaluating import evaluate
     from bertsmith.serving.predictor import load
@@ -26,10 +28,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "batch",
     "Bert": "model.bert",
+    "Encoder": "features.encoder",
     "Encoding": "text.tokenizer",
     "InputError": "errors",
     "TokenStore": "text.store",
     "Tokenizer": "text.tokenizer",
+    "embed": "features.embed",
     "evaluate": "serving.evaluating",
     "finetune": "training.finetune",
     "learn_vocabulary": "text.vocabulary",
@@ -42,11 +46,13 @@ _HOMES = {
 __all__ = [
     "Batch",
     "Bert",
+    "Encoder",
     "Encoding",
     "InputError",
     "TokenStore",
     "Tokenizer",
     "__version__",
+    "embed",
     "evaluate",
     "finetune",
     "learn_vocabulary",

@@ -21,6 +21,7 @@ _SUMMARIES = {
     "finetune": "Tune a pre-trained model for a task.",
     "evaluate": "Score a fine-tuned model on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
+    "embed": "Turn texts into vectors: features for other models.",
     "tags": "Write a tagged file's entities in another scheme (BIO, IOB1, BIOES, BILOU, BMES).",
     "convert": "Turn a published BERT with pickled weights into a directory with safetensors.",
     "quickstart": "Do all of it on text that is already on this machine, in a few minutes.",
@@ -52,6 +53,12 @@ _STAGES = {
         "serving.predictor",
         "predict_file",
         "bertsmith predict tuned --input new.csv -o predictions.jsonl",
+    ),
+    "embed": (
+        "feature_config.EmbedSettings",
+        "features.embed",
+        "embed",
+        "bertsmith embed run --input texts.csv --text text -o vectors.parquet",
     ),
     "tags": (
         "task_config.TagsSettings",

@@ -20,7 +20,8 @@ from bertsmith.task_config import ChooseSettings
 from bertsmith.tasks.prediction import ChoicePrediction
 from bertsmith.tasks.scores import Mistake, Scores, ScoreTable, worst
 from bertsmith.tasks.task import Facts, Outputs, Source, Task
-from bertsmith.tasks.texts import TextExamples, cut_notes, encode_texts, read_cells, softmax, split_names
+from bertsmith.tasks.texts import TextExamples, cut_notes, encode_texts, read_cells, softmax
+from bertsmith.text.columns import split_names
 from bertsmith.text.tables import column, read_table
 from bertsmith.text.tokenizer import Tokenizer
 

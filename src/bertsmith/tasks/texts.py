@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ from bertsmith.errors import InputError, nearest
 from bertsmith.model.heads import SequenceClassifier
 from bertsmith.task_config import FinetuneSettings
 from bertsmith.tasks.task import Examples, Facts, Outputs, Rows, Source, Task
+from bertsmith.text.columns import joined, named, split_names
 from bertsmith.text.decoding import uncompressed_name
 from bertsmith.text.tables import FORMATS, column, open_records, read_lines, read_table
 from bertsmith.text.tokenizer import Tokenizer
@@ -101,13 +102,13 @@ def read_texts(source: Source, *, empty_labels: bool = False) -> TextRows:
         raise InputError("has no rows", path=source.path)
     lines = table.lines[: len(labels)]
     columns = [
-        [_joined(cells) for cells in zip(*(column(table, name)[: len(labels)] for name in names), strict=True)]
+        [joined(cells) for cells in zip(*(column(table, name)[: len(labels)] for name in names), strict=True)]
         for names in parts
     ]
     for number, line in enumerate(lines):
         for names, texts_of_role in zip(parts, columns, strict=True):
             if not texts_of_role[number]:
-                raise InputError(f"{_named(names)} empty; expected a text", path=source.path, line=line)
+                raise InputError(f"{named(names)} empty; expected a text", path=source.path, line=line)
         if not labels[number] and not empty_labels:
             raise InputError(f"column {label!r} is empty; expected a label", path=source.path, line=line)
     texts: list[Text] = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
@@ -127,31 +128,8 @@ def _header(source: Source) -> Sequence[str]:
     return records.columns if records.columns is not None else list(next(records.rows, (0, {}))[1])
 
 
-def split_names(names: str, there: Iterable[str] = ()) -> list[str]:
-    """Return the columns of a setting: one, or several with commas between them.
-
-    Args:
-        names: as the user wrote it.
-        there: the columns of the table; one of them may have commas in its own name.
-    """
-    if names in there:
-        return [names]
-    return [name.strip() for name in names.split(",") if name.strip()] or [names]
-
-
 def _flat(parts: Sequence[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(name for names in parts for name in names))
-
-
-def _joined(cells: Sequence[str]) -> str:
-    """Return the text of a row's columns: a single one as it is, of several those that are not empty."""
-    full = [cell for cell in cells if cell.strip()]
-    return full[0] if len(full) == 1 else " ".join(cell.strip() for cell in full)
-
-
-def _named(names: Sequence[str]) -> str:
-    listed = ", ".join(repr(name) for name in names)
-    return f"column {listed} is" if len(names) == 1 else f"the columns {listed} are all"
 
 
 def refuse_swapped(rows: TextRows) -> None:
@@ -196,7 +174,7 @@ def text_inputs(source: Source, facts: Facts) -> Iterator[tuple[int, Text]]:
     names = _flat(parts) if is_table(source) or len(parts) > 1 else parts[0][:1]
     for line, cells in read_cells(source, names):
         found = dict(zip(names, cells, strict=True))
-        texts = [_joined([found[name] for name in own if name in found]) for own in parts]
+        texts = [joined([found[name] for name in own if name in found]) for own in parts]
         if not all(texts):
             raise InputError("the text is empty; expected at least one character", path=source.where, line=line)
         yield line, texts[0] if len(texts) == 1 else (texts[0], texts[1])
@@ -265,7 +243,7 @@ def _text_of_row(row: Mapping[str, object], columns: Mapping[str, str], number: 
             cell = row[name]
             _check_type(cell, number)
             cells.append(str(cell))
-        texts.append(_joined(cells))
+        texts.append(joined(cells))
     return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 

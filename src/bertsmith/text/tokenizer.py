@@ -174,6 +174,15 @@ class Tokenizer:
             return cls(_backend(tokens, normalizer), directory)
         raise InputError(f"holds no tokenizer: expected {TOKENIZER_FILE} or {VOCAB_FILE}", path=directory)
 
+    def lowercased(self) -> Tokenizer:
+        """Return this tokenizer with text lower-cased before all else; itself if it does so anyway."""
+        if self.lowercase:
+            return self
+        backend = tokenizers.Tokenizer.from_str(self._with_special.to_str())
+        steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+        backend.normalizer = normalizers.Sequence(steps)
+        return Tokenizer(backend, "the lower-casing tokenizer")
+
     def save(self, directory: str | Path) -> None:
         """Write tokenizer.json, vocab.txt and what transformers' AutoTokenizer needs to give the same ids."""
         directory = Path(directory)
@@ -224,7 +233,7 @@ class Tokenizer:
             room = max_length - 1 - len(parts)
             if room < len(parts):
                 raise InputError(f"max_length {max_length} leaves no room for text beside the special tokens")
-            kept = _fit(lengths, room)
+            kept = fit(lengths, room)
         ids, tokens, segments = [self.cls_id], ["[CLS]"], [0]
         words: list[int | None] = [None]
         spans: list[tuple[int, int] | None] = [None]
@@ -345,7 +354,7 @@ def _backend(tokens: Sequence[str], normalizer: normalizers.Normalizer) -> token
     return backend
 
 
-def _fit(lengths: list[int], room: int) -> list[int]:
+def fit(lengths: list[int], room: int) -> list[int]:
     """Return how much of each part stays when tokens are taken from the longer one (the second, if equal)."""
     if sum(lengths) <= room:
         return lengths

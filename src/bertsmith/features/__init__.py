@@ -1,0 +1,1 @@
+"""Texts to vectors: the encoder in use as it is, without an output layer on top."""

@@ -1,0 +1,167 @@
+"""``bertsmith embed``: a file of texts to a file of vectors, in flat memory, going on after a stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertsmith import files
+from bertsmith.console import Log, human
+from bertsmith.errors import InputError
+from bertsmith.feature_config import EmbedSettings
+from bertsmith.features.encoder import Encoder, Text
+from bertsmith.features.formats import Finished, companions, format_of, how_to_read, write_output
+from bertsmith.features.inputs import TextDigest, count_inputs, input_identity, read_inputs
+from bertsmith.features.spool import Progress, begin, open_spool, remove, work_directory
+from bertsmith.training.device import set_threads
+
+_COMMIT_SECONDS = 5.0
+
+
+def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
+    """Write the vectors of all texts of a file, and return the file.
+
+    Row n of the output is the n-th row or line of the input. A parquet file has a column ``vector``, of tokens the
+    columns ``token_ids`` and ``vectors``; safetensors ``vectors``, of tokens also ``starts`` and ``token_ids``; npy the
+    vectors alone, with the others in files beside it. What is done is kept in ``OUTPUT.partial/``: the same command
+    goes on after a stop and gives the same bytes.
+
+    Raises:
+        InputError: the model, a setting or the input cannot be used, the output exists, or unfinished work of another
+            command stands beside it.
+    """
+    log = log or Log(settings.quiet)
+    output, kind = settings.output, format_of(settings.output, settings.format)
+    _check_output(settings, kind)
+    total = count_inputs(settings)
+    threads = set_threads(settings.threads)
+    encoder = Encoder.load(
+        settings.model,
+        layers=settings.layers,
+        pooling=settings.pooling,
+        normalize=settings.normalize,
+        max_length=settings.max_length,
+        tokens=settings.tokens,
+        device=settings.device,
+        threads=threads,
+    )
+    recipe = encoder.recipe
+    log.say(
+        f"vectors of {encoder.width:,} numbers: layers {', '.join(map(str, recipe.layers.numbers))} "
+        f"({recipe.layers.joined}), {'every token' if settings.tokens else recipe.pooling}"
+        f"{', scaled to length 1' if recipe.normalize else ''}; at most {recipe.max_length} tokens; "
+        f"{encoder.device}, float32, {threads} threads"
+    )
+    job = _job(settings, encoder, kind)
+    work = work_directory(output)
+    with files.only_writer(work):
+        done = begin(work, job, overwrite=settings.overwrite)
+        try:
+            done = _encode(settings, encoder, done, total, log)
+        except KeyboardInterrupt:
+            log.say(f"stopped; what is done is in {work}. The same command goes on.")
+            raise
+        if not done.texts:
+            remove(work)
+            raise InputError("holds no text; expected at least one", path="standard input")
+        finished = Finished(work, done.texts, done.tokens if settings.tokens else None, encoder.width, job)
+        write_output(finished, output.resolve(), kind)
+        remove(work)
+    if done.truncated:
+        log.warn(f"{done.truncated:,} of {done.texts:,} texts were longer than {recipe.max_length} tokens and were cut")
+    log.say(f"{finished.rows:,} vectors of {encoder.width:,} numbers from {done.texts:,} texts: {output}")
+    for path in companions(output, kind, tokens=settings.tokens):
+        log.say(f"beside it: {path}")
+    log.say(f"next, in Python: {how_to_read(output, kind)}")
+    return output
+
+
+def _encode(settings: EmbedSettings, encoder: Encoder, done: Progress, total: int | None, log: Log) -> Progress:
+    """Encode the texts that are not done yet and return the progress at the end."""
+    work = work_directory(settings.output)
+    if done.texts:
+        log.say(f"goes on after {done.texts:,} texts")
+    digest = TextDigest()
+    texts = read_inputs(settings)
+    _skip(texts, done, digest, settings.input)
+    left = None if total is None else total - done.texts
+    with (
+        open_spool(work, tokens=settings.tokens, progress=done) as spool,
+        log.progress("encoding", left, "texts") as advance,
+    ):
+        begun = committed = time.monotonic()
+        before = done.tokens
+        taken: list[Text] = []
+        for part in encoder.stream(_noted(texts, taken), tokens=settings.tokens):
+            spool.add(part)
+            for text in taken[: len(part.lengths)]:
+                digest.add(text)
+            del taken[: len(part.lengths)]
+            done = Progress(
+                done.texts + len(part.lengths),
+                done.tokens + int(part.lengths.sum()),
+                done.truncated + part.truncated,
+                digest.value(),
+            )
+            now = time.monotonic()
+            advance(len(part.lengths), tokens=f"{human((done.tokens - before) / max(now - begun, 1e-9))}/s")
+            if now - committed >= _COMMIT_SECONDS:
+                spool.commit(done)
+                committed = now
+        spool.commit(done)
+    return done
+
+
+def _noted(texts: Iterator[Text], taken: list[Text]) -> Iterator[Text]:
+    """Pass texts on and keep those that are under way."""
+    for text in texts:
+        taken.append(text)
+        yield text
+
+
+def _skip(texts: Iterator[Text], done: Progress, digest: TextDigest, path: Path) -> None:
+    """Pass over the texts that are done.
+
+    Raises:
+        InputError: they are not the ones that were done.
+    """
+    for _, text in zip(range(done.texts), texts, strict=False):
+        digest.add(text)
+    if done.texts and digest.value() != done.digest:
+        raise InputError(
+            f"does not begin with the {done.texts:,} texts that are done already; --overwrite begins anew",
+            path="standard input" if str(path) == "-" else path,
+        )
+
+
+def _job(settings: EmbedSettings, encoder: Encoder, kind: str) -> dict[str, Any]:
+    """Return what vectors are made of and with: the identity of the work, and the output's metadata."""
+    return {
+        "model": encoder.checksum(),
+        "input": input_identity(settings.input),
+        **encoder.recipe.to_json(),
+        "tokens": settings.tokens,
+        "text": settings.text,
+        "text_b": settings.text_b,
+        "encoding": settings.encoding,
+        "quoting": settings.quoting,
+        "format": kind,
+        "device": encoder.device.type,
+    }
+
+
+def _check_output(settings: EmbedSettings, kind: str) -> None:
+    output = settings.output
+    if output.is_dir():
+        raise InputError("is a directory; expected the name of a file to write", path=output)
+    for path in (output, *companions(output, kind, tokens=settings.tokens)):
+        if path.exists() and settings.input.exists() and path.samefile(settings.input):
+            raise InputError("is the input itself; choose another file to write to", path=path)
+        if path.exists() and not settings.overwrite:
+            raise InputError("exists; choose another output, or give --overwrite to replace it", path=path)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made as a directory: {error.strerror}", path=output.parent) from None

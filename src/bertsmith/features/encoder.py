@@ -1,0 +1,324 @@
+"""The one way from texts to vectors: tokenising, packing, the encoder, pooling; for files, scikit-learn and Python."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bertsmith import files
+from bertsmith.batch import by_token_budget, pack
+from bertsmith.errors import InputError
+from bertsmith.features.layers import token_vectors
+from bertsmith.features.pooling import pool
+from bertsmith.features.recipe import PoolingChoice, Recipe, make_recipe
+from bertsmith.model.bert import Bert
+from bertsmith.model.weights import model_directory, read_info
+from bertsmith.text.tokenizer import Tokenizer, fit
+from bertsmith.training.device import cpu_quota, pick_device
+
+Text: TypeAlias = str | tuple[str, str]
+"""A text, or a pair of texts."""
+
+# Measured on a CPU (docs/log.md); for a GPU a guess.
+_CPU_TOKENS, _GPU_TOKENS = 2048, 32768
+
+# Bounds of what is worked on at a time, so that memory is flat. They depend on the texts alone: a run that goes on
+# after a stop sees the same batches, and so gives the same bytes.
+_WINDOW_TEXTS, _GPU_WINDOW_TEXTS = 512, 16384
+_WINDOW_CHARACTERS = 1 << 23
+_WINDOW_BYTES = 1 << 27
+
+# So few texts are encoded in the caller's thread: starting others would take longer.
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What a stretch of texts became, in their order.
+
+    Attributes:
+        vectors: (n, W) float32, one a text; of tokens (T, W), all texts' end to end.
+        lengths: (n,) int64, tokens of each text with [CLS] and [SEP].
+        token_ids: (T,) int32, the tokens that were encoded.
+        truncated: texts that were cut.
+    """
+
+    vectors: np.ndarray
+    lengths: np.ndarray
+    token_ids: np.ndarray
+    truncated: int
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Texts as the encoder gets them."""
+
+    ids: list[np.ndarray]
+    segments: list[np.ndarray]
+    truncated: int
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids in self.ids]
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """Texts whose batches, each the numbers of some, are being encoded."""
+
+    encoded: _Encoded
+    batches: list[tuple[list[int], Future[np.ndarray]]]
+
+
+class Encoder:
+    """Gives a text the same vector (within 1e-5) whatever else it is asked with.
+
+    Calls from several threads are safe: nothing changes after construction.
+
+    Attributes:
+        bert: in evaluation mode, on ``device``.
+        tokenizer: the model's own.
+        recipe: what a vector is made of.
+        device: where it runs.
+        threads: CPU threads, each of which encodes batches of its own.
+        directory: where the model is from.
+        width: W, the length of a vector.
+    """
+
+    def __init__(
+        self, bert: Bert, tokenizer: Tokenizer, recipe: Recipe, device: torch.device, threads: int, directory: Path
+    ) -> None:
+        self.bert, self.recipe, self.device, self.directory = bert.to(device).eval(), recipe, device, directory
+        self.tokenizer = tokenizer.lowercased() if recipe.lowercase else tokenizer
+        self.threads = threads
+        self.width = recipe.layers.width(bert.config.hidden_size)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        layers: str | None = None,
+        pooling: PoolingChoice = "auto",
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        tokens: bool = False,
+        device: str = "auto",
+        threads: int = 0,
+    ) -> Encoder:
+        """Load the encoder of a run, a fine-tuned model or a published BERT.
+
+        Args:
+            model: a directory, or ``hub:owner/name``.
+            layers: here and below as in :func:`bertsmith.features.recipe.make_recipe`.
+            pooling: the same.
+            normalize: the same.
+            max_length: the same.
+            tokens: the same.
+            device: as in :func:`bertsmith.training.device.pick_device`.
+            threads: CPU threads; 0 takes what the machine's quota allows.
+
+        Raises:
+            InputError: there is no such model, or a setting does not fit it.
+        """
+        directory = model_directory(Path(model))
+        config = read_info(directory).config
+        recipe = make_recipe(
+            directory,
+            config,
+            layers=layers,
+            pooling=pooling,
+            normalize=normalize,
+            max_length=max_length,
+            tokens=tokens,
+        )
+        tokenizer = Tokenizer.load(directory)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise InputError(
+                f"the tokenizer has {tokenizer.vocab_size:,} entries, but the model only {config.vocab_size:,}: they "
+                "do not belong together",
+                path=directory,
+            )
+        bert = Bert.load(directory)
+        return cls(bert, tokenizer, recipe, pick_device(device), threads or cpu_quota(), directory)
+
+    def checksum(self) -> str:
+        """Return the SHA-256 of the model: its weights, numbers and tokenizer. It and the recipe determine vectors."""
+        weights = sorted(self.directory.glob("*.safetensors"))
+        parts = [*(files.sha256(path) for path in weights), self.bert.config.model_dump_json(), self.tokenizer.hash]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def encode(self, texts: Sequence[Text]) -> np.ndarray:
+        """Return (n, W) float32, the vectors of n texts or pairs; an empty text is [CLS] [SEP].
+
+        Raises:
+            InputError: something is not a text.
+        """
+        if isinstance(texts, str):
+            raise InputError("expected a list of texts, got one string; put it in a list")
+        out = np.empty((len(texts), self.width), dtype=np.float32)
+        if len(texts) <= _AT_ONCE:
+            encoded = self._tokenise([_parts(text, number) for number, text in enumerate(texts, start=1)])
+            for numbers in by_token_budget(encoded.lengths, self._budget):
+                out[numbers] = self._run(encoded, numbers, False, self.recipe.normalize)
+            return out
+        done = 0
+        for part in self.stream(texts):
+            out[done : done + len(part.lengths)] = part.vectors
+            done += len(part.lengths)
+        return out
+
+    def stream(self, texts: Iterable[Text], *, tokens: bool = False) -> Iterator[Vectors]:
+        """Encode texts or pairs as they come, in order; memory holds three stretches of some hundred at a time.
+
+        On a CPU each thread encodes batches by itself, so that results do not depend on their number.
+
+        Args:
+            texts: any number of them.
+            tokens: give the vectors of all tokens instead of one a text.
+
+        Raises:
+            InputError: something is not a text; the message names its number, counted from 1.
+        """
+        windows = self._windows(texts, tokens)
+        with _workers(self.threads if self.device.type == "cpu" else 1) as workers:
+            ahead = self._ahead(workers, windows)
+            under_way: deque[_UnderWay] = deque()
+            while ahead is not None or under_way:
+                # Two windows at a time, and the next one tokenised: no thread waits for the last batch of a window.
+                while ahead is not None and len(under_way) < 2:
+                    encoded = ahead.result()
+                    ahead = self._ahead(workers, windows)
+                    under_way.append(self._start(workers, encoded, tokens=tokens, normalize=self.recipe.normalize))
+                yield self._finish(under_way.popleft(), tokens=tokens)
+
+    def token_vectors(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return for each sequence of ids, (t,) int64 with [CLS] and [SEP], its tokens' (t, W), not normalised."""
+        encoded = _Encoded(list(ids), [np.zeros(len(own), dtype=np.int64) for own in ids], 0)
+        with _workers(self.threads if self.device.type == "cpu" else 1) as workers:
+            found = self._finish(self._start(workers, encoded, tokens=True, normalize=False), tokens=True)
+        return np.split(found.vectors, np.cumsum(found.lengths)[:-1])
+
+    def _windows(self, texts: Iterable[Text], tokens: bool) -> Iterator[list[tuple[str, ...]]]:
+        """Yield so many texts as are sorted by length and held in memory together."""
+        most = _WINDOW_TEXTS if self.device.type == "cpu" else _GPU_WINDOW_TEXTS
+        rows = self.recipe.max_length if tokens else 1
+        most = max(1, min(most, _WINDOW_BYTES // (4 * self.width * rows)))
+        window: list[tuple[str, ...]] = []
+        characters = 0
+        for parts in map(_parts, texts, itertools.count(1)):
+            window.append(parts)
+            characters += sum(map(len, parts))
+            if len(window) == most or characters >= _WINDOW_CHARACTERS:
+                yield window
+                characters, window = 0, []
+        if window:
+            yield window
+
+    def _ahead(self, workers: ThreadPoolExecutor, windows: Iterator[list[tuple[str, ...]]]) -> Future[_Encoded] | None:
+        window = next(windows, None)
+        return None if window is None else workers.submit(self._tokenise, window)
+
+    def _tokenise(self, texts: list[tuple[str, ...]]) -> _Encoded:
+        """Return texts with [CLS] and [SEP], cut as ``Tokenizer.encode`` does."""
+        found = iter(self.tokenizer.sentence_ids([part for parts in texts for part in parts]))
+        cls, sep = ([number] for number in (self.tokenizer.cls_id, self.tokenizer.sep_id))
+        ids, segments, truncated = [], [], 0
+        for parts in texts:
+            own = [next(found) for _ in parts]
+            lengths = [len(part) for part in own]
+            kept = fit(lengths, self.recipe.max_length - 1 - len(parts))
+            truncated += kept != lengths
+            pieces = [array for part, keep in zip(own, kept, strict=True) for array in (part[:keep], sep)]
+            ids.append(np.concatenate([cls, *pieces]).astype(np.int64))
+            segment = np.zeros(len(ids[-1]), dtype=np.int64)
+            segment[kept[0] + 2 :] = 1
+            segments.append(segment)
+        return _Encoded(ids, segments, truncated)
+
+    def _start(self, workers: ThreadPoolExecutor, encoded: _Encoded, *, tokens: bool, normalize: bool) -> _UnderWay:
+        batches = by_token_budget(encoded.lengths, self._budget)
+        return _UnderWay(
+            encoded,
+            [(numbers, workers.submit(self._run, encoded, numbers, tokens, normalize)) for numbers in batches],
+        )
+
+    def _finish(self, under_way: _UnderWay, *, tokens: bool) -> Vectors:
+        """Wait for the batches and put their vectors into the order of the texts."""
+        encoded = under_way.encoded
+        lengths = np.array(encoded.lengths, dtype=np.int64)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        out = np.empty((starts[-1] if tokens else len(lengths), self.width), dtype=np.float32)
+        for numbers, result in under_way.batches:
+            vectors = result.result()
+            if not tokens:
+                out[numbers] = vectors
+                continue
+            places = np.cumsum(lengths[numbers])[:-1]
+            for number, part in zip(numbers, np.split(vectors, places), strict=True):
+                out[starts[number] : starts[number + 1]] = part
+        return Vectors(out, lengths, np.concatenate(encoded.ids).astype(np.int32), encoded.truncated)
+
+    @property
+    def _budget(self) -> int:
+        return _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS
+
+    @torch.inference_mode()
+    def _run(self, encoded: _Encoded, numbers: Sequence[int], tokens: bool, normalize: bool) -> np.ndarray:
+        """Return the vectors of some texts, one each or those of all their tokens."""
+        batch = pack([encoded.ids[n] for n in numbers], [encoded.segments[n] for n in numbers]).to(self.device)
+        pooling = None if tokens else self.recipe.pooling
+        vectors = token_vectors(self.bert, batch, self.recipe.layers, firsts_only=pooling == "cls")
+        if pooling is not None:
+            vectors = pool(vectors, batch.sequence_starts, pooling)
+        if normalize:
+            vectors = F.normalize(vectors, dim=1)
+        array: np.ndarray = vectors.cpu().numpy()
+        return array
+
+
+def _parts(text: object, number: int) -> tuple[str, ...]:
+    parts = text if isinstance(text, tuple) else (text,)
+    if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise InputError(f"text {number} is of type {kinds}; expected a string, or a tuple of two for a pair")
+    return parts
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield ``count`` threads in which torch computes with one thread each; elsewhere it keeps its number.
+
+    Batches side by side keep cores busier than one batch spread over them, whose threads wait for each other in
+    every operation, above all when something else runs on the machine.
+    """
+    before = torch.get_num_threads()
+    started = threading.Barrier(count + 1)
+
+    def start() -> None:
+        # The first question makes torch give this thread the number of the process; only then it can have its own.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        started.wait()
+
+    workers = ThreadPoolExecutor(count, initializer=start)
+    try:
+        for _ in range(count):
+            workers.submit(int)
+        started.wait()
+        torch.set_num_threads(before)
+        yield workers
+    finally:
+        workers.shutdown(wait=True, cancel_futures=True)

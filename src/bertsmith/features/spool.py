@@ -1,0 +1,136 @@
+"""Unfinished work on disk: vectors so far, and how far they go, so that a stopped run goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from bertsmith import files
+from bertsmith.errors import InputError
+from bertsmith.features.encoder import Vectors
+
+VECTORS, LENGTHS, TOKEN_IDS = "vectors.bin", "lengths.bin", "token_ids.bin"
+_JOB, _PROGRESS = "job.json", "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is safely on disk.
+
+    Attributes:
+        texts: that are done.
+        tokens: that they had, with [CLS] and [SEP].
+        truncated: texts that were cut.
+        digest: of the texts that are done.
+        sizes: bytes of each file that belong to them; what is beyond was being written when the run stopped.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    digest: str = ""
+    sizes: dict[str, int] | None = None
+
+
+def work_directory(output: Path) -> Path:
+    """Return the folder beside an output that holds what is unfinished of it."""
+    return output.parent / f"{output.name}.partial"
+
+
+def begin(directory: Path, job: dict[str, Any], *, overwrite: bool) -> Progress:
+    """Return how far the work in ``directory`` is; nothing is lost but what was not complete.
+
+    Args:
+        directory: exists, and is held by this process.
+        job: the model, settings and input; must be what the work was begun with.
+        overwrite: begin anew where it is not.
+
+    Raises:
+        InputError: unfinished work of another model, input or settings stands here, or it is damaged.
+    """
+    path = directory / _JOB
+    if path.exists():
+        begun = files.read_json(path, what="the description of unfinished vectors")
+        different = [name for name in job if begun.get(name) != job[name]]
+        if not different:
+            return _resume(directory)
+        if not overwrite:
+            name = different[0]
+            seen = f"another {name}" if name in ("model", "input") else f"{name} {begun.get(name)!r}, not {job[name]!r}"
+            raise InputError(
+                f"holds unfinished vectors made with {seen}; finish them with the command that began them, or give "
+                "--overwrite to begin anew",
+                path=directory,
+            )
+    for name in (_PROGRESS, VECTORS, LENGTHS, TOKEN_IDS):
+        (directory / name).unlink(missing_ok=True)
+    files.write_json(path, job)
+    return Progress()
+
+
+def _resume(directory: Path) -> Progress:
+    path = directory / _PROGRESS
+    if not path.exists():
+        return Progress()
+    try:
+        progress = Progress(**files.read_json(path, what="the progress of unfinished vectors"))
+        sizes = dict(progress.sizes or {})
+    except TypeError:
+        raise InputError("is not the progress of unfinished vectors; --overwrite begins anew", path=path) from None
+    for name, size in sizes.items():
+        file = directory / name
+        if not file.is_file() or file.stat().st_size < size:
+            raise InputError(f"is shorter than the {size:,} bytes that were done; --overwrite begins anew", path=file)
+        os.truncate(file, size)
+    return progress
+
+
+class Spool:
+    """Files of a work directory that grow; made by :func:`open_spool`."""
+
+    def __init__(self, directory: Path, names: list[str], open_files: list[IO[bytes]]) -> None:
+        self._directory, self._files = directory, dict(zip(names, open_files, strict=True))
+
+    def add(self, vectors: Vectors) -> None:
+        """Append; it counts only from the next :meth:`commit` on."""
+        parts = {VECTORS: vectors.vectors, LENGTHS: vectors.lengths, TOKEN_IDS: vectors.token_ids}
+        for name, file in self._files.items():
+            file.write(np.ascontiguousarray(parts[name]).data)
+
+    def commit(self, progress: Progress) -> None:
+        """Bring what was added to disk, then write that it is there."""
+        sizes = {}
+        for name, file in self._files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            sizes[name] = file.tell()
+        values = asdict(progress) | {"sizes": sizes}
+        files.write_bytes(self._directory / _PROGRESS, json.dumps(values).encode())
+
+
+@contextlib.contextmanager
+def open_spool(directory: Path, *, tokens: bool, progress: Progress) -> Iterator[Spool]:
+    """Yield the files of a work directory to append to.
+
+    Args:
+        directory: after :func:`begin`.
+        tokens: vectors of tokens are written, with lengths and ids beside them.
+        progress: what :func:`begin` returned; without any, what is there does not count.
+    """
+    names = [VECTORS, LENGTHS, TOKEN_IDS] if tokens else [VECTORS]
+    mode = "ab" if progress.sizes else "wb"
+    with contextlib.ExitStack() as stack:
+        yield Spool(directory, names, [stack.enter_context((directory / name).open(mode)) for name in names])
+
+
+def remove(directory: Path) -> None:
+    """Remove a work directory whose output is in place."""
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,89 @@
+"""BertFeatures does what scikit-learn expects of a transformer of texts."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import check_estimator
+
+from bertsmith.errors import InputError
+from bertsmith.features.encoder import Encoder
+from bertsmith.sklearn import BertFeatures
+from tests.features.small import save, some_texts
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("sklearn") / "model")
+
+
+@pytest.mark.filterwarnings("ignore:Can't test estimator")
+def test_the_checks_of_scikit_learn(model: Path) -> None:
+    # Those that give numbers to an estimator leave this one out, as its tags ask for.
+    check_estimator(BertFeatures(model))
+
+
+def test_it_gives_the_encoders_vectors(model: Path) -> None:
+    texts = [*some_texts(31), "", ("a b", "c")]
+    features = BertFeatures(model, layers="-1,0", pooling="cls", normalize=True, threads=1)
+    vectors = features.fit_transform(texts)
+    expected = Encoder.load(model, layers="-1,0", pooling="cls", normalize=True).encode(texts)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    names = features.get_feature_names_out()
+    assert len(names) == vectors.shape[1] == features.n_features_out_
+    assert names[0] == "bertfeatures0"
+
+
+def test_columns_and_tables(model: Path) -> None:
+    features = BertFeatures(model).fit([])
+    expected = features.transform(["a b", "c"])
+    np.testing.assert_array_equal(features.transform(np.array(["a b", "c"])), expected)
+    np.testing.assert_array_equal(features.transform(np.array([["a b"], ["c"]], dtype=object)), expected)
+    pairs = features.transform(np.array([["a", "b"], ["c", "d"]]))
+    np.testing.assert_array_equal(pairs, features.transform([("a", "b"), ("c", "d")]))
+    with pytest.raises(InputError, match="a table of 3 columns"):
+        features.transform(np.array([["a", "b", "c"]]))
+    with pytest.raises(InputError, match="text 2 is of type float"):
+        features.transform(np.array(["a", np.nan], dtype=object))
+    with pytest.raises(InputError, match="got one string"):
+        features.transform("a")
+    assert features.transform([]).shape == (0, 20)
+
+
+def test_pickles_and_clones_hold_no_weights(model: Path) -> None:
+    features = BertFeatures(str(model), threads=1).fit([])
+    expected = features.transform(["a b"])
+    data = pickle.dumps(features)
+    assert len(data) < 2_000
+    np.testing.assert_array_equal(pickle.loads(data).transform(["a b"]), expected)
+    copy = clone(features)
+    assert copy.get_params() == features.get_params()
+    with pytest.raises(NotFittedError):
+        copy.transform(["a"])
+
+
+def test_a_search_over_layers_with_a_cache(tmp_path: Path, model: Path) -> None:
+    texts = some_texts(60)
+    labels = [text[0] in "abcdef" for text in texts]
+    pipeline = make_pipeline(BertFeatures(model, threads=1, cache=tmp_path), LogisticRegression())
+    search = GridSearchCV(
+        pipeline, {"bertfeatures__layers": ["0", "last"], "bertfeatures__pooling": ["cls", "mean"]}, cv=2
+    )
+    search.fit(texts, labels)
+    assert search.best_score_ > 0.5
+    assert (tmp_path / "vectors.sqlite3").stat().st_size > 4 * 60 * 80
+
+
+def test_settings_that_do_not_fit(model: Path) -> None:
+    with pytest.raises(InputError, match="layer 9"):
+        BertFeatures(model, layers="9").fit(["a"])
+    with pytest.raises(InputError, match="no such directory"):
+        BertFeatures("nowhere").fit(["a"])
