@@ -20,7 +20,7 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
-# DATA may name a folder of the data sets that benchmarks/ speak of; without it the parts on real text are left out.
+# DATA names a folder of the data sets that benchmarks/ speak of; what needs real text is left out without it.
 DATA ?= data
 BENCH := $(BIN)/python benchmarks
 
@@ -28,9 +28,11 @@ bench: $(VENV)/installed-bench
 	@mkdir -p bench
 	$(BENCH)/pretraining.py --data $(DATA) --rounds 3 --json bench/pretraining.json
 	$(BENCH)/growth.py --json bench/growth.json --picture bench/growth.png
-	$(BENCH)/encoding.py --data $(DATA) --json bench/encoding.json
 	$(BENCH)/text.py --data $(DATA) --json bench/text.json
-	[ ! -d $(DATA) ] || $(BENCH)/finetuning.py polarity --data $(DATA) --limit 1600 --epochs 1 --json bench/finetuning.json
+	@if [ -d $(DATA) ]; then set -x; \
+	  $(BENCH)/encoding.py --data $(DATA) --json bench/encoding.json && \
+	  $(BENCH)/finetuning.py polarity --data $(DATA) --limit 1600 --epochs 1 --json bench/finetuning.json; \
+	else echo "no folder $(DATA): encoding and fine-tuning are left out (make bench DATA=...)"; fi
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

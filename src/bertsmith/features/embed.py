@@ -15,7 +15,7 @@ from bertsmith.features.encoder import Encoder, Text
 from bertsmith.features.formats import Finished, companions, format_of, how_to_read, write_output
 from bertsmith.features.inputs import TextDigest, count_inputs, input_identity, read_inputs
 from bertsmith.features.spool import Progress, begin, open_spool, remove, work_directory
-from bertsmith.training.device import set_threads
+from bertsmith.training.device import set_up_process
 
 _COMMIT_SECONDS = 5.0
 
@@ -36,7 +36,7 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
     output, kind = settings.output, format_of(settings.output, settings.format)
     _check_output(settings, kind)
     total = count_inputs(settings)
-    threads = set_threads(settings.threads)
+    threads = set_up_process(settings.threads)
     encoder = Encoder.load(
         settings.model,
         layers=settings.layers,
