@@ -305,17 +305,11 @@ def make_jobs(lines: list[str], texts: int, rounds: int) -> list[Job]:
 
 def machine(setup: Setup, names: Sequence[str]) -> dict[str, Any]:
     """Return what the figures hold for."""
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "").splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
+    info = Path("/proc/cpuinfo")
+    models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     packages = {"torch", *(NEEDS[name][0] for name in names if NEEDS[name])}
     return {
-        "cpu": cpu,
+        "cpu": models[0].partition(":")[2].strip() if models else platform.processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg(),
         "python": platform.python_version(),
