@@ -1,6 +1,8 @@
-"""Dropout whose random bits are cheap on a CPU."""
+"""Dropout whose random bits are cheap on a CPU, and which remembers a byte a value."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +31,23 @@ def dropout(values: Tensor, probability: float) -> Tensor:
         return values
     if values.device.type != "cpu":
         return F.dropout(values, probability)
-    count = values.numel()
-    dropped = min(round(probability * 65_536), 65_535)
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-    factors = torch.where(bits >= dropped - 32_768, 65_536 / (65_536 - dropped), 0.0)
-    return values * factors.to(values.dtype).view(values.shape)
+    out: Tensor = _Dropout.apply(values, min(round(probability * 65_536), 65_535))  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, threshold: int) -> Tensor:
+        """Drop the values whose 16 random bits are below ``threshold``."""
+        count = values.numel()
+        bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+        dropped = (bits < threshold - 32_768).view(values.shape)
+        ctx.save_for_backward(dropped)
+        ctx.scale = 65_536 / (65_536 - threshold)
+        return (values * ctx.scale).masked_fill_(dropped, 0.0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (dropped,) = ctx.saved_tensors
+        return (gradient * ctx.scale).masked_fill_(dropped, 0.0), None
