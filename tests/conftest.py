@@ -79,6 +79,7 @@ def tiny_run(store: TokenStore, output: Path, **changes: object) -> PretrainSett
         "checkpoint_every": 4,
         "held_out": 0.1,
         "learning_rate": 3e-3,
+        "dropout": 0.1,
         "precision": "float32",
         "threads": 1,
         "quiet": True,

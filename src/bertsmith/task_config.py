@@ -36,6 +36,9 @@ class FinetuneSettings(OptimizerSettings):
     min_steps: int = Field(200, ge=1, description="The fewest steps with each seed, where --epochs does not say more.")
     batch_size: int = Field(32, ge=1, description="Examples in a step.")
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout on hidden states and attention weights, whatever pre-training had."
+    )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Each layer's learning rate is that of the layer above it times this."
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bertsmith.config import PretrainSettings
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.pretraining.statistics import log_unigram
 from bertsmith.text.store import TokenStore
@@ -49,3 +50,13 @@ def test_the_counted_start_knows_frequencies_at_once(store: TokenStore, tmp_path
     entropy = -float(log_unigram(store.token_counts)[batch.masked_labels.numpy()].mean())
     assert losses[0] > entropy + 0.3
     assert losses[1] == pytest.approx(entropy, abs=0.05)
+
+
+def test_recipe_paper_fills_what_is_not_given(tmp_path: Path) -> None:
+    common = {"store": tmp_path, "output": tmp_path}
+    paper = PretrainSettings.parse({**common, "recipe": "paper", "batch_size": 64})
+    assert (paper.dropout, paper.initial_bias, paper.initial_embeddings) == (0.1, "zero", "random")
+    assert (paper.learning_rate, paper.warmup, paper.batch_size) == (1e-4, 0.01, 64)
+    assert PretrainSettings.parse(common).initial_bias == "unigram"
+    paper.write(tmp_path / "config.yaml")
+    assert PretrainSettings.from_yaml(tmp_path / "config.yaml") == paper

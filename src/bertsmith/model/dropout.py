@@ -44,7 +44,8 @@ class _Dropout(torch.autograd.Function):
         dropped = (bits < threshold - 32_768).view(values.shape)
         ctx.save_for_backward(dropped)
         ctx.scale = 65_536 / (65_536 - threshold)
-        return (values * ctx.scale).masked_fill_(dropped, 0.0)
+        out: Tensor = (values * ctx.scale).masked_fill_(dropped, 0.0)
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable

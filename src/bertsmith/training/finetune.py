@@ -83,7 +83,9 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
     directory = model_directory(settings.model)
     # What a name of the hub stands for may change before the run goes on.
     settings = settings.model_copy(update={"model": pinned(settings.model, directory)})
-    config = read_info(directory).config
+    config = read_info(directory).config.model_copy(
+        update={"hidden_dropout_prob": settings.dropout, "attention_probs_dropout_prob": settings.dropout}
+    )
     if settings.max_length > config.max_position_embeddings:
         raise InputError(
             f"max_length {settings.max_length} is above the model's {config.max_position_embeddings} positions",
