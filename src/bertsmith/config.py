@@ -296,7 +296,7 @@ class PretrainSettings(OptimizerSettings):
     micro_batch_size: int | None = Field(
         None, ge=1, description="Sequences held in memory at a time; the step's gradient is their sum."
     )
-    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate; models above 500 wide may want less.")
     steps: int | None = Field(None, ge=1, description="Train for this many steps.")
     epochs: float | None = Field(None, gt=0, description="Train for this many passes over the store.")
     budget: Duration | None = Field(
