@@ -59,7 +59,7 @@ class WordMatcher:
         codes = np.minimum(codes, _LIMIT)
         unasked = codes[self._kinds[codes] == _UNASKED]
         if len(unasked):
-            self._ask(np.unique(unasked))
+            self._ask(np.flatnonzero(np.bincount(unasked)))
         kinds = self._kinds[codes]
         known = _sums(kinds == _OTHER, lengths) == 0
         if not known.all():

@@ -8,6 +8,7 @@ keep accents and Hangul syllables whole, also when lower-casing.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -249,8 +250,9 @@ class Tokenizer:
             (np.array(e.ids, dtype=np.int64), np.array(e.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]) for e in encoded
         ]
 
+    @functools.cached_property
     def matcher(self) -> WordMatcher | None:
-        """Return what cuts many words fast into the same ids; None if words do not end at spaces."""
+        """What cuts many words fast into the same ids; None if words do not end at spaces."""
         return WordMatcher(self._plain) if self.splits_at_spaces else None
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:

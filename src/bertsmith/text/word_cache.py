@@ -28,7 +28,7 @@ class WordCache:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._dtype = id_dtype(tokenizer.vocab_size)
-        self._matcher = tokenizer.matcher()
+        self._matcher = tokenizer.matcher
         self._forget()
 
     def _forget(self) -> None:
