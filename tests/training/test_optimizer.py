@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -9,7 +12,7 @@ from bertsmith.batch import pack
 from bertsmith.config import ModelConfig
 from bertsmith.model.heads import SequenceClassifier
 from bertsmith.task_config import ClassifySettings
-from bertsmith.training.optimizer import apply_gradients, make_finetuning_optimizer
+from bertsmith.training.optimizer import AdamW, apply_gradients, make_finetuning_optimizer
 
 CONFIG = ModelConfig(
     vocab_size=23,
@@ -59,3 +62,35 @@ def test_frozen_layers_stay() -> None:
     for name, distance in distances.items():
         frozen = name.startswith(("bert.embeddings.", "bert.layers.0.", "bert.layers.1."))
         assert (distance == 0.0) == frozen, name
+
+
+def test_adamw_is_that_of_torch() -> None:
+    def trained(kind: type[torch.optim.AdamW]) -> tuple[list[torch.Tensor], int]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(9, 4)
+        groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
+        optimizer = kind(groups, lr=0.0, betas=(0.9, 0.99), eps=1e-6, fused=True)
+        for _ in range(5):
+            model(torch.randn(7, 9)).square().sum().backward()
+            apply_gradients(model, optimizer, 0.01, 1.0)
+        assert model.weight.grad is None
+        moments = [optimizer.state[p][name] for p in model.parameters() for name in ("exp_avg", "exp_avg_sq", "step")]
+        return [*model.parameters(), *moments], len(optimizer.param_groups)
+
+    ours, groups = trained(AdamW)
+    theirs, _ = trained(torch.optim.AdamW)
+    assert groups == 2
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_the_compiler_is_not_imported() -> None:
+    code = """
+import sys, torch
+from bertsmith.training.optimizer import AdamW, apply_gradients
+model = torch.nn.Linear(2, 1)
+optimizer = AdamW(model.parameters(), fused=True)
+model(torch.ones(1, 2)).sum().backward()
+apply_gradients(model, optimizer, 0.1, 1.0)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -8,10 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bertsmith.config import CorpusSettings
 from bertsmith.text.readers import Document, ReadReport, read_documents
 from bertsmith.text.sentences import choose_rule
+
+if TYPE_CHECKING:
+    # Worker processes have no use for it, and importing it takes longer than anything else here.
+    from bertsmith.config import CorpusSettings
 
 HEAD_CHARACTERS = 100_000
 """How much of a file decides its sentence rule."""

@@ -57,14 +57,17 @@ def wrap_width(blocks: Iterable[Sequence[str]]) -> int | None:
     pairs = [pair for block in blocks for pair in itertools.pairwise(block)]
     if len(pairs) < MIN_PAIRS:
         return None
+    # The cheapest sign first: measuring columns takes long.
+    inside = sum(_SENTENCE_END.search(line.rstrip()) is None for line, _ in pairs)
+    if inside < 0.6 * len(pairs):
+        return None
     widths = [columns(line.rstrip()) for line, _ in pairs]
     width = sorted(widths)[int(0.98 * (len(widths) - 1))]
     full = sum(
         taken + 1 + columns(following.split(maxsplit=1)[0]) > width - 8
         for taken, (_, following) in zip(widths, pairs, strict=True)
     )
-    inside = sum(_SENTENCE_END.search(line.rstrip()) is None for line, _ in pairs)
-    wrapped = 40 <= width <= 120 and full >= 0.7 * len(pairs) and inside >= 0.6 * len(pairs)
+    wrapped = 40 <= width <= 120 and full >= 0.7 * len(pairs)
     return width if wrapped else None
 
 

@@ -13,12 +13,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bertsmith.config import CorpusSettings
 from bertsmith.errors import InputError
 from bertsmith.text.decoding import Removed, clean, cut_point, line_pieces, open_text, uncompressed_name
 from bertsmith.text.layout import Line, detect_layout, join_wrapped
 from bertsmith.text.tables import FORMATS, open_records
+
+if TYPE_CHECKING:
+    from bertsmith.config import CorpusSettings
 
 MAX_LINE = 1 << 20
 """A longer line is read in parts, cut at a space (characters)."""

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from bertsmith import files
 from bertsmith.errors import InputError
@@ -125,6 +124,8 @@ def write_shard(path: Path, documents: TokenisedDocuments) -> None:
 
     Fewer than 2^31 tokens: the offsets are 32-bit.
     """
+    import pyarrow as pa
+
     sentences = pa.ListArray.from_arrays(
         pa.array(offsets(documents.sentence_lengths, np.int32)), pa.array(documents.token_ids)
     )
@@ -171,6 +172,8 @@ def read_shard(path: Path) -> Shard:
     Raises:
         InputError: the file is missing or is not a whole shard.
     """
+    import pyarrow as pa
+
     try:
         with pa.memory_map(str(path)) as source:
             batch = pa.ipc.open_file(source).get_batch(0)

@@ -8,6 +8,7 @@ keep accents and Hangul syllables whole, also when lower-casing.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -23,6 +24,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from bertsmith import files
 from bertsmith.errors import InputError
+from bertsmith.text.matching import WordMatcher
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PREFIX = "##"
@@ -256,6 +258,11 @@ class Tokenizer:
         return [
             (np.array(e.ids, dtype=np.int64), np.array(e.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]) for e in encoded
         ]
+
+    @functools.cached_property
+    def matcher(self) -> WordMatcher | None:
+        """What cuts many words fast into the same ids; None if words do not end at spaces."""
+        return WordMatcher(self._plain) if self.splits_at_spaces else None
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return readable text: pieces joined to words, words joined by spaces, special tokens kept."""

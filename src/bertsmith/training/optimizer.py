@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
 
@@ -9,7 +11,18 @@ from bertsmith.config import OptimizerSettings
 from bertsmith.task_config import FinetuneSettings
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, its methods without the decorators that import torch's compiler.
+
+    That takes a second before the first step, and nothing is compiled here. The arithmetic is the same.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
     """Return AdamW over all parameters; biases and layer norms (every vector) are not decayed.
 
     The learning rate is set before each step by the loop.
@@ -20,10 +33,10 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, settings.adam_beta2), eps=1e-6, fused=True)
+    return AdamW(groups, lr=0.0, betas=(0.9, settings.adam_beta2), eps=1e-6, fused=True)
 
 
-def make_finetuning_optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.AdamW:
+def make_finetuning_optimizer(model: nn.Module, settings: FinetuneSettings) -> AdamW:
     """Return AdamW for a model with ``bert`` inside, lower layers slower or frozen as the settings say.
 
     With ``layer_decay`` d the output layer learns at the full rate, the top layer at d, the one below at d^2 and
@@ -37,7 +50,7 @@ def make_finetuning_optimizer(model: nn.Module, settings: FinetuneSettings) -> t
             parameter.requires_grad_(False)
         else:
             groups.setdefault((height, parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {
                 "params": parameters,

@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup, escape
 
 from bertsmith import files
@@ -37,6 +36,8 @@ class Section:
 
 def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
     """Write a page and return its path."""
+    import jinja2
+
     source = resources.files("bertsmith.training").joinpath("templates/report.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
     files.write_text(path, template.render(title=title, subtitle=subtitle, sections=sections))
