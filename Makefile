@@ -28,7 +28,7 @@ bench: $(VENV)/installed-bench
 	@mkdir -p bench
 	$(BENCH)/pretraining.py --data $(DATA) --rounds 3 --json bench/pretraining.json
 	$(BENCH)/growth.py --json bench/growth.json --picture bench/growth.png
-	$(BENCH)/text.py --data $(DATA) --json bench/text.json
+	$(BENCH)/text.py --data $(DATA)/raw --limit-mb 10 --rounds 3 --json bench/text.json
 	@if [ -d $(DATA) ]; then set -x; \
 	  $(BENCH)/encoding.py --data $(DATA) --json bench/encoding.json && \
 	  $(BENCH)/finetuning.py polarity --data $(DATA) --limit 1600 --epochs 1 --json bench/finetuning.json; \
