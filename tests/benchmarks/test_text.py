@@ -47,7 +47,7 @@ def test_both_sides_do_the_same_work(
     assert "vocabulary of 400 entries" in printed
     content = json.loads(figures.read_text(encoding="utf-8"))
     assert content["configuration"]["processes"] == [1, 2]
-    assert content["machine"]["cores"] >= 1
+    assert content["machine"]["cpus"] >= 1
     assert len(content["learning"]["ours"]) == len(content["learning"]["theirs"]) == 1
     assert [(t["text"], t["processes"]) for t in content["tokenising"]] == [
         ("english", 1),
