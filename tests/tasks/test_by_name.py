@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from torch import Tensor
 
 from bertsmith.batch import pack
 from bertsmith.console import Log
@@ -31,6 +32,12 @@ def published(kind: str, directory: Path, store: TokenStore, **settings: object)
     return directory
 
 
+def close(ours: Tensor, theirs: Tensor) -> None:
+    """Weights drawn so wide make scores of tens: rounding is measured against the largest."""
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 2e-5
+
+
 def test_a_tagger_with_labels_in_another_order(tmp_path: Path, store: TokenStore) -> None:
     labels = ["I-PER", "O", "B-LOC", "B-PER"]
     directory = published("BertForTokenClassification", tmp_path / "m", store, id2label=dict(enumerate(labels)))
@@ -41,7 +48,7 @@ def test_a_tagger_with_labels_in_another_order(tmp_path: Path, store: TokenStore
     theirs = transformers.AutoModelForTokenClassification.from_pretrained(directory).eval()
     with torch.no_grad():
         logits = theirs(input_ids=torch.tensor([encoding.ids])).logits[0]
-        torch.testing.assert_close(predictor.model(pack([encoding.ids])), logits, rtol=1e-4, atol=1e-5)
+        close(predictor.model(pack([encoding.ids])), logits)
     first = [n for n, word in enumerate(encoding.word_ids) if word is not None and word != encoding.word_ids[n - 1]]
     tags = [labels[n] for n in logits.argmax(1)[first].tolist()]
     spans = to_spans(tags, "BIO")

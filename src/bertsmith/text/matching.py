@@ -127,8 +127,10 @@ class WordMatcher:
             going = begin < stop
             going[lost] = False
             if not going.all():
+                # By number: taking is several times as fast as choosing by a mask.
+                left = np.flatnonzero(going)
                 word, begin, stop, at, node, best, best_end = (
-                    array[going] for array in (word, begin, stop, at, node, best, best_end)
+                    array.take(left) for array in (word, begin, stop, at, node, best, best_end)
                 )
         failed = np.concatenate(uncut)
         if len(failed):

@@ -26,6 +26,9 @@ _MARKED = r"""([.!?…。！？]+)(["'”’»)\]』」》〉]*)(?:\s*(?:[ㅋㅎ
 # In chat and reviews laughter, tears, tildes and hearts take the full stop's place.
 _UNMARKED = r"(?<=[다요죠네까])\s?(?:[ㅋㅎㅠㅜ]{2,}[~^;]*|~+|\^\^|[♡♥]+)\s+"
 _CANDIDATE = re.compile(f"{_MARKED}|{_UNMARKED}")
+# A line without any of these has marked candidates only, and a pattern that begins with a set is searched faster.
+_UNMARKED_SIGN = re.compile("[ㅋㅎㅠㅜ~^♡♥]")
+_MARKED_CANDIDATE = re.compile(_MARKED)
 
 _TITLES = frozenset(
     "Mr Mrs Ms Messrs Mme Mlle Dr Prof Rev Hon St Ste Gen Col Maj Capt Lt Sgt Cpl Adm Gov Sen Rep Pres Supt Insp "
@@ -100,7 +103,8 @@ def choose_rule(sample: Sequence[str]) -> Literal["rules", "line"]:
 def _split_line(line: str) -> list[str]:
     sentences = []
     start = 0
-    for match in _CANDIDATE.finditer(line):
+    candidates = _CANDIDATE if _UNMARKED_SIGN.search(line) else _MARKED_CANDIDATE
+    for match in candidates.finditer(line):
         if match.end() < len(line) and _ends(line, start, match):
             sentences.append(line[start : match.end()].rstrip())
             start = match.end()
@@ -121,9 +125,11 @@ def _ends(line: str, start: int, match: re.Match[str]) -> bool:
     spaced = before.isspace()
     if spaced:
         before = line[max(start, at - _WINDOW) : at].rstrip()[-1:] or " "
-    following = _OPENERS.match(line, after)
-    at_word = following.end() if following else after
-    first = line[at_word : at_word + 1]
+    first = line[after]
+    if not first.isalnum():
+        following = _OPENERS.match(line, after)
+        at_word = following.end() if following else after
+        first = line[at_word : at_word + 1]
     korean = "가" <= before <= "힣"
     if first in ",;:)]" or before in "([":
         return False
