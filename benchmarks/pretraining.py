@@ -21,6 +21,7 @@ import torch
 from machine import describe, matrix_ceiling
 from steps import ENGINES, Outcome, Workload, operations, run
 
+from bertsmith import config
 from bertsmith.batch import Batch
 from bertsmith.config import PrepareSettings, VocabularySettings
 from bertsmith.console import Log
@@ -30,14 +31,7 @@ from bertsmith.text.store import TokenStore
 from bertsmith.text.vocabulary import learn_vocabulary
 from bertsmith.training.device import pick_precision, set_up_process
 
-SIZES = {
-    "tiny": (2, 128, 2),
-    "mini": (4, 256, 4),
-    "small": (4, 512, 8),
-    "6x384": (6, 384, 12),
-    "medium": (8, 512, 8),
-    "base": (12, 768, 12),
-}
+SIZES = {name: numbers for name, numbers in config.SIZES.items() if name != "large"} | {"6x384": (6, 384, 12)}
 FULL, STREAM = "full", "stream"
 
 

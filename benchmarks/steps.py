@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -267,26 +267,14 @@ ENGINES = {"bertsmith": ours, "transformers": theirs}
 
 def _padded(batch: Batch) -> dict[str, Tensor]:
     """Return a batch as transformers' data collators give it: padded to the longest, -100 where nothing is asked."""
-    lengths = batch.sequence_starts.diff()
-    real = torch.arange(batch.max_length) < lengths[:, None]
-    labels = torch.full((batch.num_tokens,), -100)
+    from finetuning import pad  # only in their process: it would count towards our memory
+
     assert batch.masked_positions is not None
     assert batch.masked_labels is not None
     assert batch.labels is not None
+    labels = torch.full((batch.num_tokens,), -100)
     labels[batch.masked_positions] = batch.masked_labels
-
-    def rectangle(values: Tensor, filler: int) -> Tensor:
-        full = torch.full(real.shape, filler, dtype=torch.int64)
-        full[real] = values
-        return full
-
-    return {
-        "input_ids": rectangle(batch.token_ids, 0),
-        "token_type_ids": rectangle(batch.segment_ids, 0),
-        "attention_mask": real.long(),
-        "labels": rectangle(labels, -100),
-        "next_sentence_label": batch.labels,
-    }
+    return pad(replace(batch, labels=labels)) | {"next_sentence_label": batch.labels}
 
 
 def _made_up(workload: Workload, seed: int) -> Batch:
