@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bertsmith import files
 from bertsmith.errors import InputError, nearest
@@ -210,6 +210,9 @@ class ModelConfig(Configuration):
     attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1, description="Dropout on attention weights.")
     layer_norm_eps: float = Field(1e-12, gt=0, description="Added to the variance in layer normalisation.")
     initializer_range: float = Field(0.02, gt=0, description="Standard deviation of the initial weights.")
+    is_decoder: bool = Field(
+        False, description="Each token sees itself and those before it only, as in GPT; BERT's tokens see all."
+    )
     pad_token_id: int = Field(0, ge=0, description="The padding token; never enters the encoder here.")
 
     @model_validator(mode="after")
@@ -272,6 +275,14 @@ class PretrainSettings(OptimizerSettings):
         "token", description="Mask single tokens, or all tokens of a word together."
     )
     mask_share: float = Field(0.15, gt=0, lt=1, description="Share of a sequence's tokens that are to be predicted.")
+    mask_mix: str = Field(
+        "80/10/10",
+        description="Percent of these that are replaced by [MASK], kept, and replaced by a random token.",
+    )
+    direction: Literal["both", "left-to-right"] = Field(
+        "both",
+        description="What a token sees; left-to-right: those before it, and every next token is predicted, as in GPT.",
+    )
     next_sentence: bool = Field(True, description="Train next-sentence prediction beside the masked language model.")
     dropout: float = Field(
         0.0,
@@ -316,6 +327,18 @@ class PretrainSettings(OptimizerSettings):
         if isinstance(values, dict) and values.get("recipe") == "paper":
             return {**_PAPER, **values}
         return values
+
+    @field_validator("mask_mix")
+    @classmethod
+    def _shares(cls, value: str) -> str:
+        parts = value.split("/")
+        if (
+            len(parts) != 3
+            or not all(part.isascii() and part.isdigit() for part in parts)
+            or sum(map(int, parts)) != 100
+        ):
+            raise ValueError(f"{value!r} is not three percentages that add up to 100, as in 80/10/10")
+        return value
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

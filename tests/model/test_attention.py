@@ -13,44 +13,50 @@ from bertsmith.model.attention import attend_in_rectangles, packed_attention, pl
 from bertsmith.model.kernels import attend, supports
 
 CPU = torch.device("cpu")
-Attention = Callable[[Tensor, Tensor, int, float], Tensor]
+Attention = Callable[..., Tensor]
 
 
-def by_torch(values: Tensor, starts: Tensor, num_heads: int, dropout: float) -> Tensor:
-    return attend_in_rectangles(values, plan_attention(starts, CPU).rectangles, num_heads, dropout)
+def by_torch(values: Tensor, starts: Tensor, num_heads: int, dropout: float, left_to_right: bool = False) -> Tensor:
+    return attend_in_rectangles(values, plan_attention(starts, CPU).rectangles, num_heads, dropout, left_to_right)
 
 
 needs_kernel = pytest.mark.skipif(not supports(torch.zeros(1)), reason="no C++ compiler")
 both_ways = pytest.mark.parametrize("attention", [by_torch, pytest.param(attend, marks=needs_kernel)])
 
 
-def one_by_one(values: Tensor, starts: list[int], num_heads: int) -> Tensor:
+def one_by_one(values: Tensor, starts: list[int], num_heads: int, left_to_right: bool = False) -> Tensor:
     """Softmax attention written out, a sequence at a time."""
     outputs = []
     for start, end in itertools.pairwise(starts):
         query, key, value = (
             part.view(end - start, num_heads, -1).transpose(0, 1) for part in values[start:end].chunk(3, dim=1)
         )
-        weights = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)
+        scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
+        if left_to_right:
+            scores = scores.masked_fill(torch.ones(end - start, end - start).triu(1).bool(), -torch.inf)
+        weights = scores.softmax(-1)
         outputs.append((weights @ value).transpose(0, 1).reshape(end - start, -1))
     return torch.cat(outputs)
 
 
 @both_ways
+@pytest.mark.parametrize("left_to_right", [False, True])
 @pytest.mark.parametrize(("heads", "width"), [(3, 21), (2, 80), (1, 5)])
 @pytest.mark.parametrize(
     "lengths", [(5, 1, 17, 3, 16, 2, 9, 9, 1, 13, 11), (7, 7, 7), (1,), (64, 1, 1, 1, 1, 1, 1), (49, 97, 48, 200)]
 )
-def test_equals_a_loop_with_gradients(attention: Attention, lengths: tuple[int, ...], heads: int, width: int) -> None:
+def test_equals_a_loop_with_gradients(
+    attention: Attention, lengths: tuple[int, ...], heads: int, width: int, left_to_right: bool
+) -> None:
     torch.manual_seed(2)
     starts = torch.tensor([0, *lengths]).cumsum(0)
     values = torch.randn(sum(lengths), 3 * width, requires_grad=True)
     weights = torch.randn(sum(lengths), width)
 
-    ours = attention(values, starts, heads, 0.0)
+    ours = attention(values, starts, heads, 0.0, left_to_right)
     (our_gradient,) = torch.autograd.grad((ours * weights).sum(), values)
     exact = values.detach().double().requires_grad_()
-    reference = one_by_one(exact, starts.tolist(), heads)
+    reference = one_by_one(exact, starts.tolist(), heads, left_to_right)
     (gradient,) = torch.autograd.grad((reference * weights).sum(), exact)
 
     torch.testing.assert_close(ours.double(), reference, atol=1e-5, rtol=1e-5)
@@ -101,14 +107,15 @@ def test_dropout_drops_the_share_asked_for(attention: Attention, probability: fl
 
 
 @both_ways
-def test_dropped_weights_have_their_gradient(attention: Attention) -> None:
+@pytest.mark.parametrize("left_to_right", [False, True])
+def test_dropped_weights_have_their_gradient(attention: Attention, left_to_right: bool) -> None:
     starts = torch.tensor([0, 4, 60])
     values = torch.randn(60, 3 * 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
     direction = torch.randn(60, 3 * 8, generator=torch.Generator().manual_seed(3))
 
     def loss(inputs: Tensor) -> Tensor:
         torch.manual_seed(5)
-        return attention(inputs, starts, 2, 0.3).double().square().sum()
+        return attention(inputs, starts, 2, 0.3, left_to_right).double().square().sum()
 
     (gradient,) = torch.autograd.grad(loss(values), values)
     with torch.no_grad():

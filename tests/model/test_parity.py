@@ -21,6 +21,8 @@ from bertsmith.model.heads import (
     TokenClassifier,
 )
 from bertsmith.model.weights import from_transformers, load_encoder, name_table, read_info, to_transformers
+from bertsmith.pretraining.masking import next_tokens, token_facts
+from tests.pretraining.fake_store import FakeTokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -137,6 +139,34 @@ def test_every_layer_and_a_batch_of_one_length() -> None:
         assert output.layers is not None
         for layer, reference in zip(output.layers, expected.hidden_states, strict=True):
             close(layer, unpadded(batch, reference))
+
+
+def test_left_to_right_layers_losses_and_gradients() -> None:
+    config = small_config(is_decoder=True)
+    theirs = theirs_like(config, transformers.BertLMHeadModel)
+    ours = PretrainingModel(config)
+    ours.load_state_dict(from_transformers(theirs.state_dict(), config.num_hidden_layers), strict=False)
+    whole = odd_batch(config.vocab_size)
+    positions, labels = next_tokens(whole.token_ids.numpy(), token_facts(FakeTokenizer(config.vocab_size)))
+    batch = replace(whole, masked_positions=torch.from_numpy(positions), masked_labels=torch.from_numpy(labels))
+
+    loss = ours.losses(batch).mlm
+    loss.backward()
+    expected = theirs(**their_inputs(batch), output_hidden_states=True)
+    logits = unpadded(batch, expected.logits)[batch.masked_positions]
+    their_loss = F.cross_entropy(logits, batch.masked_labels, reduction="sum")
+    their_loss.backward()
+
+    close(ours.bert(batch).hidden, unpadded(batch, expected.hidden_states[-1]))
+    close(loss, their_loss)
+    ours_gradient = ours.bert.layers[0].intermediate.weight.grad
+    assert ours_gradient is not None
+    close(ours_gradient, theirs.bert.encoder.layer[0].intermediate.dense.weight.grad)
+    # What a sequence comes to is seen from its last token.
+    lasts = batch.sequence_starts[1:] - 1
+    close(ours.bert(batch).pooled, ours.bert.pooler(ours.bert(batch).hidden[lasts]).tanh())
+    changed = replace(batch, token_ids=batch.token_ids.roll(1))
+    assert not torch.allclose(ours.bert(changed).pooled, ours.bert(batch).pooled, atol=1e-2)
 
 
 def test_classifier_logits() -> None:

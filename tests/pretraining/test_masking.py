@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bertsmith.pretraining.masking import Masking, mask_tokens, token_facts
+from bertsmith.pretraining.masking import Masking, mask_tokens, next_tokens, token_facts
 from tests.pretraining.fake_store import FakeTokenizer
 
 TOKENIZER = FakeTokenizer(99)
@@ -80,6 +80,30 @@ def test_eighty_ten_ten() -> None:
     assert set(random_ids.tolist()) == set(FACTS.ordinary_ids.tolist())
     counts = np.bincount(random_ids, minlength=99)[FACTS.ordinary_ids]
     assert counts == pytest.approx(counts.mean(), abs=5 * np.sqrt(counts.mean()))
+
+
+@pytest.mark.parametrize(("masked", "random"), [(1.0, 0.0), (0.8, 0.0), (0.8, 0.2), (0.0, 0.5)])
+def test_other_mixes(masked: float, random: float) -> None:
+    ids, starts = packed([100] * 700)
+    masking = Masking("token", 0.3, masked, random)
+    replaced, positions, labels = mask_tokens(ids, starts, FACTS, masking, np.random.default_rng(5))
+    put = replaced[positions]
+    others = (put != MASK) & (put != labels)
+    changed = 1 - 1 / len(FACTS.ordinary_ids)  # a random token may be the same one
+    for share, expected in (((put == MASK).mean(), masked), (others.mean(), random * changed)):
+        assert abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / len(positions))
+
+
+def test_next_tokens_are_the_ordinary_ones_of_the_same_sequence() -> None:
+    ids, starts = packed([3, 128, 13, 7, 4], seed=3)
+    positions, labels = next_tokens(ids, FACTS)
+    expected = [
+        (place, int(ids[place + 1]))
+        for start, end in pairwise(starts.tolist())
+        for place in range(start, end - 1)
+        if not FACTS.is_special[ids[place + 1]]
+    ]
+    assert list(zip(positions.tolist(), labels.tolist(), strict=True)) == expected
 
 
 def test_every_position_is_chosen_equally_often() -> None:

@@ -19,6 +19,7 @@ from bertsmith.config import PretrainSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.model.weights import load_pretraining_model
+from bertsmith.serving.looking import fill
 from bertsmith.text.store import TokenStore
 from bertsmith.training import checkpoint
 from bertsmith.training.checkpoint import last_checkpoint, read_metrics
@@ -27,6 +28,9 @@ from bertsmith.training.pretrain import pretrain
 from tests.conftest import tiny_run
 
 transformers = pytest.importorskip("transformers")
+
+
+LEFT_TO_RIGHT = {"direction": "left-to-right", "next_sentence": False}
 
 
 def weights_hash(run: Path) -> str:
@@ -73,6 +77,22 @@ def test_transformers_reads_the_model_with_the_same_logits(run: Path, store: Tok
     assert torch.allclose(logits, expected, atol=1e-5)
 
 
+def test_left_to_right_learns_and_fills_no_blanks(store: TokenStore, tmp_path: Path) -> None:
+    result = pretrain(tiny_run(store, tmp_path / "run", **LEFT_TO_RIGHT))
+    entries = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert result.final.mlm_loss < result.final.unigram_entropy - 0.05
+    assert all(e["loss"] == e["mlm_loss"] for e in entries if e["kind"] == "train")
+    assert load_pretraining_model(tmp_path / "run").config.is_decoder
+    with pytest.raises(InputError, match="left to right"):
+        fill(tmp_path / "run", "the [MASK] sees")
+
+
+@pytest.mark.parametrize("mix", ["80/10", "80/10/20", "80/10/ten", "110/-10/0"])
+def test_a_mix_that_is_none(store: TokenStore, tmp_path: Path, mix: str) -> None:
+    with pytest.raises(InputError, match=r"80/10/10"):
+        tiny_run(store, tmp_path / "run", mask_mix=mix)
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Send Ctrl-C to this process when the optimiser has made ``step`` steps."""
     from bertsmith.training import loop
@@ -90,7 +110,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(loop, "apply_gradients", counted)
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}, {"masking": "word", "micro_batch_size": 3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "bfloat16"}, {"masking": "word", "micro_batch_size": 3}, LEFT_TO_RIGHT]
+)
 def test_stopped_and_resumed_is_the_same_run(
     store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:

@@ -56,10 +56,12 @@ class AttentionPlan:
     Attributes:
         sequence_starts: (N + 1,) int64 on the CPU.
         device: where the batch is.
+        left_to_right: a token sees itself and those before it only.
     """
 
     sequence_starts: Tensor
     device: torch.device
+    left_to_right: bool = False
 
     @cached_property
     def rectangles(self) -> Rectangles:
@@ -67,9 +69,9 @@ class AttentionPlan:
         return _lay_out(self.sequence_starts, self.device)
 
 
-def plan_attention(sequence_starts: Tensor, device: torch.device) -> AttentionPlan:
+def plan_attention(sequence_starts: Tensor, device: torch.device, left_to_right: bool = False) -> AttentionPlan:
     """Return the plan for the sequences ``sequence_starts`` (N + 1,) of a batch on ``device``."""
-    return AttentionPlan(sequence_starts.cpu().contiguous(), device)
+    return AttentionPlan(sequence_starts.cpu().contiguous(), device, left_to_right)
 
 
 def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: int, dropout: float) -> Tensor:
@@ -88,11 +90,13 @@ def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: in
         (T, H), the heads side by side.
     """
     if kernels.supports(query_key_value):
-        return kernels.attend(query_key_value, plan.sequence_starts, num_heads, dropout)
-    return attend_in_rectangles(query_key_value, plan.rectangles, num_heads, dropout)
+        return kernels.attend(query_key_value, plan.sequence_starts, num_heads, dropout, plan.left_to_right)
+    return attend_in_rectangles(query_key_value, plan.rectangles, num_heads, dropout, plan.left_to_right)
 
 
-def attend_in_rectangles(query_key_value: Tensor, layout: Rectangles, num_heads: int, dropout: float) -> Tensor:
+def attend_in_rectangles(
+    query_key_value: Tensor, layout: Rectangles, num_heads: int, dropout: float, left_to_right: bool = False
+) -> Tensor:
     """Do what :func:`packed_attention` does with torch's operators, on any device and in any type."""
     hidden_size = query_key_value.shape[1] // 3
     # One gather for all buckets: each of its own would write a whole (T, 3H) of zeros in the backward pass.
@@ -102,7 +106,11 @@ def attend_in_rectangles(query_key_value: Tensor, layout: Rectangles, num_heads:
     for bucket, part in zip(layout.buckets, torch.split(cells, sizes), strict=True):
         rectangle = part.view(-1, bucket.length, 3, num_heads, hidden_size // num_heads)
         query, key, value = rectangle.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, A, L, H / A)
-        context = _attend(query, key, value, bucket.key_mask, dropout)
+        mask = bucket.key_mask
+        if left_to_right:
+            before = torch.ones(bucket.length, bucket.length, dtype=torch.bool, device=query.device).tril()
+            mask = before if mask is None else mask & before
+        context = _attend(query, key, value, mask, dropout)
         outputs.append(context.transpose(1, 2).reshape(-1, hidden_size))
     return torch.cat(outputs).index_select(0, layout.unpack)
 
@@ -133,12 +141,12 @@ def _lay_out(starts: Tensor, device: torch.device) -> Rectangles:
     return Rectangles(tuple(buckets), torch.cat(indices).to(device), unpack.to(device))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
-    """Return (n, A, L, H / A): the values weighted by softmax(Q K^T / sqrt(H / A))."""
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Return (n, A, L, H / A): the values weighted by softmax(Q K^T / sqrt(H / A)) where ``mask`` is true."""
     if dropout == 0 or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     # With dropout torch has no fast kernel for the CPU and writes the same steps out, with its slower dropout.
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if key_mask is not None:
-        scores = scores.masked_fill(~key_mask, -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     return drop(scores.softmax(-1), dropout) @ value

@@ -51,8 +51,8 @@ class Bert(nn.Module):
 
         Args:
             batch: what to encode.
-            wanted: (K,) int64, the tokens whose vectors are needed beside each sequence's first; by default all. The
-                last layer then leaves out most of its work on the others, which nothing sees.
+            wanted: (K,) int64, the tokens whose vectors are needed beside each sequence's pooled one; by default all.
+                The last layer then leaves out most of its work on the others, which nothing sees.
             all_layers: return every layer's output; not together with ``wanted``.
 
         Raises:
@@ -65,19 +65,20 @@ class Bert(nn.Module):
             )
         if wanted is not None and all_layers:
             raise ValueError("all_layers gives every token; wanted cannot leave some out")
-        plan = plan_attention(batch.sequence_starts, batch.token_ids.device)
-        firsts = batch.sequence_starts[:-1]
+        plan = plan_attention(batch.sequence_starts, batch.token_ids.device, self.config.is_decoder)
+        # A token that sees only those before it tells of the whole sequence where it is the last.
+        summing = batch.sequence_starts[1:] - 1 if self.config.is_decoder else batch.sequence_starts[:-1]
         hidden = self.embeddings(batch)
         outputs = [hidden]
-        kept = None if wanted is None else torch.cat([firsts, wanted])
+        kept = None if wanted is None else torch.cat([summing, wanted])
         for number, layer in enumerate(self.layers, start=1):
             hidden = layer(hidden, plan, kept if number == len(self.layers) else None)
             if all_layers:
                 outputs.append(hidden)
         if kept is None:
-            pooled = self.pooler(hidden[firsts]).tanh()
+            pooled = self.pooler(hidden[summing]).tanh()
         else:
-            pooled, hidden = self.pooler(hidden[: len(firsts)]).tanh(), hidden[len(firsts) :]
+            pooled, hidden = self.pooler(hidden[: len(summing)]).tanh(), hidden[len(summing) :]
         return EncoderOutput(hidden, pooled, tuple(outputs) if all_layers else None)
 
     @classmethod

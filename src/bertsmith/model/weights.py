@@ -186,7 +186,7 @@ def read_info(directory: Path) -> ModelInfo:
 
     Raises:
         InputError: the file is missing or damaged, is not of a BERT, or asks for what is not BERT's (relative
-            positions, a decoder, an untied vocabulary projection).
+            positions, attention to another encoder, an untied vocabulary projection).
     """
     path = directory / CONFIG
     values = files.read_json(path, what="the configuration of a BERT")
@@ -194,7 +194,7 @@ def read_info(directory: Path) -> ModelInfo:
         raise InputError(f"model_type is {values.get('model_type')!r}; expected 'bert'", path=path)
     for name, expected in (
         ("position_embedding_type", "absolute"),
-        ("is_decoder", False),
+        ("add_cross_attention", False),
         ("tie_word_embeddings", True),
     ):
         if values.get(name, expected) != expected:

@@ -13,9 +13,6 @@ from bertsmith.batch import Batch, pack
 from bertsmith.pretraining.pairs import Instance
 from bertsmith.text.tokenizer import Tokenizer
 
-MASKED, RANDOM = 0.8, 0.1
-"""Shares of the chosen tokens that are replaced by [MASK] and by a random token; the rest stay as they are."""
-
 DRAWS_PER_TOKEN = 3
 """Random numbers that a token uses, chosen or not: so masks can be drawn from the middle of a batch on."""
 
@@ -25,12 +22,17 @@ class Masking:
     """How tokens are chosen.
 
     Attributes:
-        unit: "token": single tokens; "word": all tokens of a word together.
+        unit: "token": single tokens; "word": all tokens of a word together; "next": none, and every token is to be
+            predicted from those before it.
         share: of a sequence's tokens, special ones included in the count as in the original code.
+        masked: share of the chosen ones that are replaced by [MASK].
+        random: share of the chosen ones that are replaced by a random token; the rest stay as they are.
     """
 
-    unit: Literal["token", "word"] = "token"
+    unit: Literal["token", "word", "next"] = "token"
     share: float = 0.15
+    masked: float = 0.8
+    random: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -92,18 +94,33 @@ def mask_tokens(
     chance = chance[positions]
     random_ids = facts.ordinary_ids[(which[positions] * len(facts.ordinary_ids)).astype(np.int64)]
     masked = token_ids.copy()
-    masked[positions] = np.where(chance < MASKED, facts.mask_id, np.where(chance < MASKED + RANDOM, random_ids, labels))
+    masked[positions] = np.where(
+        chance < masking.masked, facts.mask_id, np.where(chance < masking.masked + masking.random, random_ids, labels)
+    )
     return masked, positions, labels
 
 
+def next_tokens(token_ids: np.ndarray, facts: TokenFacts) -> tuple[np.ndarray, np.ndarray]:
+    """Return (M,) positions of packed sequences that an ordinary token follows, and (M,) those tokens' ids.
+
+    A sequence begins with a special token, so none of these stands in the next sequence.
+    """
+    positions = np.flatnonzero(~facts.is_special[token_ids[1:]])
+    return positions, token_ids[positions + 1]
+
+
 def masked_batch(instances: Sequence[Instance], masking: Masking, facts: TokenFacts, rng: np.random.Generator) -> Batch:
-    """Pack instances and mask them."""
+    """Pack instances, and mask them or ask for their next tokens."""
     batch = pack(
         [i.token_ids for i in instances],
         [i.segment_ids for i in instances],
         labels=[0 if i.is_next else 1 for i in instances],
     )
-    ids, positions, labels = mask_tokens(batch.token_ids.numpy(), batch.sequence_starts.numpy(), facts, masking, rng)
+    ids = batch.token_ids.numpy()
+    if masking.unit == "next":
+        positions, labels = next_tokens(ids, facts)
+    else:
+        ids, positions, labels = mask_tokens(ids, batch.sequence_starts.numpy(), facts, masking, rng)
     return replace(
         batch,
         token_ids=torch.from_numpy(ids),

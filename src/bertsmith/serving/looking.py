@@ -42,9 +42,12 @@ def fill(model: Path | str, text: str, top_k: int = 5) -> list[list[tuple[str, f
     """Return for every ``[MASK]`` in a text the ``top_k`` likeliest tokens with their probabilities.
 
     Raises:
-        InputError: the text has no ``[MASK]``, is too long, or the model has no language-model head.
+        InputError: the text has no ``[MASK]``, is too long, or the model has no language-model head or predicts only
+            what comes next.
     """
     network, tokenizer = _load(Path(model), "mlm.")
+    if network.config.is_decoder:
+        raise InputError("was trained left to right: it predicts what comes next and fills no blanks", path=Path(model))
     encoding = tokenizer.encode(text, allow_special=True)
     positions = [place for place, number in enumerate(encoding.ids) if number == tokenizer.mask_id]
     if not positions:

@@ -29,6 +29,7 @@ def model_config(settings: PretrainSettings, vocab_size: int) -> ModelConfig:
             "max_position_embeddings": settings.max_positions,
             "hidden_dropout_prob": settings.dropout,
             "attention_probs_dropout_prob": settings.dropout,
+            "is_decoder": settings.direction == "left-to-right",
         }
     )
 

@@ -143,7 +143,7 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
 def _start(settings: PretrainSettings, store: TokenStore, checkpoint: Path | None, log: Log) -> _Run:
     device = pick_device(settings.device)
     training_documents, held_out = held_out_documents(store, settings.held_out, settings.seed)
-    masking = Masking(settings.masking, settings.mask_share)
+    masking = _masking(settings)
     sampler = Sampler(
         store,
         max_length=settings.max_length,
@@ -183,6 +183,12 @@ def _start(settings: PretrainSettings, store: TokenStore, checkpoint: Path | Non
             )
     entropy = unigram_entropy(store.token_counts, batches)
     return _Run(settings, store, sampler, model, optimizer, progress, batches, entropy, device, dtype, log)
+
+
+def _masking(settings: PretrainSettings) -> Masking:
+    masked, _, random = (int(percent) / 100 for percent in settings.mask_mix.split("/"))
+    unit = "next" if settings.direction == "left-to-right" else settings.masking
+    return Masking(unit, settings.mask_share, masked, random)
 
 
 def _planned_steps(settings: PretrainSettings, sampler: Sampler) -> int:

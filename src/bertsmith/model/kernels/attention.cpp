@@ -146,8 +146,12 @@ struct Shape {
   int hidden_size;
   int head_size;
   int padded_head;  // head_size in whole tiles
+  bool left_to_right;
   int length;
   int padded_length;
+
+  // Keys that a query sees: all of its sequence, or those up to its own place.
+  int seen(int query) const { return left_to_right ? query + 1 : length; }
 };
 
 inline int in_tiles(int size) { return (size + kTileColumns - 1) / kTileColumns * kTileColumns; }
@@ -241,7 +245,7 @@ void forward_unit(const T* query_key_value, T* out, float* log_sums, int64_t uni
     float inverse[kBlockRows];
     for (int i = 0; i < rows; ++i) {
       float* row = weights + static_cast<ptrdiff_t>(i) * padded;
-      for (int j = shape.length; j < padded; ++j) row[j] = -std::numeric_limits<float>::infinity();
+      for (int j = shape.seen(first + i); j < padded; ++j) row[j] = -std::numeric_limits<float>::infinity();
       Vec most = load(row);
       for (int j = kWidth; j < padded; j += kWidth) {
         const Vec next = load(row + j);
@@ -296,7 +300,7 @@ void backward_unit(const T* query_key_value, const T* out, const float* log_sums
     for (int i = 0; i < rows; ++i) {
       float* weight = weights + static_cast<ptrdiff_t>(i) * padded;
       float* change = score_gradient + static_cast<ptrdiff_t>(i) * padded;
-      for (int j = shape.length; j < padded; ++j) weight[j] = -std::numeric_limits<float>::infinity();
+      for (int j = shape.seen(first + i); j < padded; ++j) weight[j] = -std::numeric_limits<float>::infinity();
       // The sum over a row of weight times its gradient is the context times its gradient, with dropout too.
       float mean = 0;
       for (int k = 0; k < shape.head_size; ++k)
@@ -325,9 +329,9 @@ void backward_unit(const T* query_key_value, const T* out, const float* log_sums
 }
 
 template <typename Work>
-bool for_every_unit(const int64_t* starts, int64_t sequences, int heads, int hidden_size, bool backward, int threads,
-                    const Work& work) {
-  Shape longest{hidden_size, hidden_size / heads, in_tiles(hidden_size / heads), 0, 0};
+bool for_every_unit(const int64_t* starts, int64_t sequences, int heads, int hidden_size, bool left_to_right,
+                    bool backward, int threads, const Work& work) {
+  Shape longest{hidden_size, hidden_size / heads, in_tiles(hidden_size / heads), left_to_right, 0, 0};
   for (int64_t n = 0; n < sequences; ++n) {
     const int length = static_cast<int>(starts[n + 1] - starts[n]);
     if (length > longest.length) longest.length = length;
@@ -358,10 +362,10 @@ bool for_every_unit(const int64_t* starts, int64_t sequences, int heads, int hid
 
 template <typename T>
 int run_forward(const T* query_key_value, const int64_t* starts, int64_t sequences, int heads, int hidden_size,
-                const Dropout& dropout, T* out, float* log_sums, int threads) {
+                bool left_to_right, const Dropout& dropout, T* out, float* log_sums, int threads) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(hidden_size / heads));
   const int64_t tokens = starts[sequences];
-  return for_every_unit(starts, sequences, heads, hidden_size, false, threads,
+  return for_every_unit(starts, sequences, heads, hidden_size, left_to_right, false, threads,
                         [&](int64_t unit, int64_t start, int head, const Shape& shape, Scratch& scratch) {
                           const ptrdiff_t column = static_cast<ptrdiff_t>(head) * shape.head_size;
                           forward_unit(query_key_value + start * 3 * hidden_size + column,
@@ -374,11 +378,11 @@ int run_forward(const T* query_key_value, const int64_t* starts, int64_t sequenc
 
 template <typename T>
 int run_backward(const T* query_key_value, const T* out, const float* log_sums, const T* out_gradient,
-                 const int64_t* starts, int64_t sequences, int heads, int hidden_size, const Dropout& dropout,
-                 T* gradient, int threads) {
+                 const int64_t* starts, int64_t sequences, int heads, int hidden_size, bool left_to_right,
+                 const Dropout& dropout, T* gradient, int threads) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(hidden_size / heads));
   const int64_t tokens = starts[sequences];
-  return for_every_unit(starts, sequences, heads, hidden_size, true, threads,
+  return for_every_unit(starts, sequences, heads, hidden_size, left_to_right, true, threads,
                         [&](int64_t unit, int64_t start, int head, const Shape& shape, Scratch& scratch) {
                           const ptrdiff_t column = static_cast<ptrdiff_t>(head) * shape.head_size;
                           const ptrdiff_t wide = start * 3 * hidden_size + column;
@@ -397,26 +401,27 @@ int run_backward(const T* query_key_value, const T* out, const float* log_sums, 
 extern "C" {
 
 int attention_forward(const void* query_key_value, const int64_t* starts, int64_t sequences, int heads,
-                      int hidden_size, int is_bfloat16, uint32_t threshold, float kept, uint64_t seed, void* out,
-                      float* log_sums, int threads) {
+                      int hidden_size, int left_to_right, int is_bfloat16, uint32_t threshold, float kept,
+                      uint64_t seed, void* out, float* log_sums, int threads) {
   const Dropout dropout{threshold, kept, seed};
   if (is_bfloat16)
-    return run_forward(static_cast<const BFloat16*>(query_key_value), starts, sequences, heads, hidden_size, dropout,
-                       static_cast<BFloat16*>(out), log_sums, threads);
-  return run_forward(static_cast<const float*>(query_key_value), starts, sequences, heads, hidden_size, dropout,
-                     static_cast<float*>(out), log_sums, threads);
+    return run_forward(static_cast<const BFloat16*>(query_key_value), starts, sequences, heads, hidden_size,
+                       left_to_right, dropout, static_cast<BFloat16*>(out), log_sums, threads);
+  return run_forward(static_cast<const float*>(query_key_value), starts, sequences, heads, hidden_size,
+                     left_to_right, dropout, static_cast<float*>(out), log_sums, threads);
 }
 
 int attention_backward(const void* query_key_value, const void* out, const float* log_sums, const void* out_gradient,
-                       const int64_t* starts, int64_t sequences, int heads, int hidden_size, int is_bfloat16,
-                       uint32_t threshold, float kept, uint64_t seed, void* gradient, int threads) {
+                       const int64_t* starts, int64_t sequences, int heads, int hidden_size, int left_to_right,
+                       int is_bfloat16, uint32_t threshold, float kept, uint64_t seed, void* gradient,
+                       int threads) {
   const Dropout dropout{threshold, kept, seed};
   if (is_bfloat16)
     return run_backward(static_cast<const BFloat16*>(query_key_value), static_cast<const BFloat16*>(out), log_sums,
-                        static_cast<const BFloat16*>(out_gradient), starts, sequences, heads, hidden_size, dropout,
-                        static_cast<BFloat16*>(gradient), threads);
+                        static_cast<const BFloat16*>(out_gradient), starts, sequences, heads, hidden_size,
+                        left_to_right, dropout, static_cast<BFloat16*>(gradient), threads);
   return run_backward(static_cast<const float*>(query_key_value), static_cast<const float*>(out), log_sums,
-                      static_cast<const float*>(out_gradient), starts, sequences, heads, hidden_size, dropout,
-                      static_cast<float*>(gradient), threads);
+                      static_cast<const float*>(out_gradient), starts, sequences, heads, hidden_size,
+                      left_to_right, dropout, static_cast<float*>(gradient), threads);
 }
 }

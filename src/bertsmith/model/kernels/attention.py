@@ -16,7 +16,9 @@ def supports(values: Tensor) -> bool:
     return values.device.type == "cpu" and values.dtype in (torch.float32, torch.bfloat16) and library() is not None
 
 
-def attend(query_key_value: Tensor, sequence_starts: Tensor, num_heads: int, dropout: float) -> Tensor:
+def attend(
+    query_key_value: Tensor, sequence_starts: Tensor, num_heads: int, dropout: float, left_to_right: bool = False
+) -> Tensor:
     """Scaled dot-product attention within each sequence, by the compiled kernel.
 
     The numbers are computed in float32 whatever the inputs' type. What a sequence gets depends neither on the other
@@ -27,6 +29,7 @@ def attend(query_key_value: Tensor, sequence_starts: Tensor, num_heads: int, dro
         sequence_starts: (N + 1,) int64 on the CPU.
         num_heads: A; each head is H / A wide.
         dropout: probability of dropping an attention weight, as a multiple of 2^-32; drawn from torch's generator.
+        left_to_right: a token sees itself and those before it only.
 
     Returns:
         (T, H), the heads side by side.
@@ -35,19 +38,29 @@ def attend(query_key_value: Tensor, sequence_starts: Tensor, num_heads: int, dro
         MemoryError: there was none for a thread's scores.
     """
     seed = int(torch.randint(2**62, ()).item()) if dropout else 0
-    out: Tensor = _Attention.apply(query_key_value, sequence_starts, num_heads, dropout, seed)  # type: ignore[no-untyped-call]
+    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        query_key_value, sequence_starts, num_heads, dropout, seed, left_to_right
+    )
     return out
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query_key_value: Tensor, starts: Tensor, heads: int, dropout: float, seed: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        query_key_value: Tensor,
+        starts: Tensor,
+        heads: int,
+        dropout: float,
+        seed: int,
+        left_to_right: bool,
+    ) -> Tensor:
         projected = query_key_value.contiguous()
         tokens, hidden_size = projected.shape[0], projected.shape[1] // 3
         out = projected.new_empty(tokens, hidden_size)
         log_sums = torch.empty(heads, tokens, dtype=torch.float32)
         sizes = (_pointer(starts), ctypes.c_int64(len(starts) - 1), heads, hidden_size)
-        kind = (int(projected.dtype == torch.bfloat16), *_dropout(dropout, seed))
+        kind = (int(left_to_right), int(projected.dtype == torch.bfloat16), *_dropout(dropout, seed))
         failed = _call("attention_forward", _pointer(projected), *sizes, *kind, _pointer(out), _pointer(log_sums))
         if failed:
             raise MemoryError("attention: no memory for the scores")
@@ -70,7 +83,7 @@ class _Attention(torch.autograd.Function):
         )
         if failed:
             raise MemoryError("attention: no memory for the scores' gradients")
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None
 
 
 def _call(name: str, *arguments: Any) -> int:
