@@ -213,6 +213,9 @@ class ModelConfig(Configuration):
     is_decoder: bool = Field(
         False, description="Each token sees itself and those before it only, as in GPT; BERT's tokens see all."
     )
+    bilstm: bool = Field(
+        False, description="A bidirectional LSTM on the last layer, as section 5.1 puts on a left-to-right model."
+    )
     pad_token_id: int = Field(0, ge=0, description="The padding token; never enters the encoder here.")
 
     @model_validator(mode="after")
@@ -221,6 +224,8 @@ class ModelConfig(Configuration):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
+        if self.bilstm and self.hidden_size % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} is odd; a bidirectional LSTM takes half of it each way")
         return self
 
 

@@ -39,6 +39,11 @@ class FinetuneSettings(OptimizerSettings):
     dropout: float = Field(
         0.1, ge=0, lt=1, description="Dropout on hidden states and attention weights, whatever pre-training had."
     )
+    bilstm: bool = Field(
+        False,
+        description="Put a bidirectional LSTM with random weights between encoder and output layer (section 5.1); "
+        "transformers does not read such a model.",
+    )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Each layer's learning rate is that of the layer above it times this."
     )

@@ -180,8 +180,9 @@ def test_classifier_logits() -> None:
     close(loss, theirs(**their_inputs(batch), labels=batch.labels).loss)
 
 
-def test_packed_equals_one_by_one() -> None:
-    config = small_config()
+@pytest.mark.parametrize("changes", [{}, {"is_decoder": True}, {"bilstm": True}])
+def test_packed_equals_one_by_one(changes: dict[str, bool]) -> None:
+    config = small_config(**changes)
     torch.manual_seed(1)
     model = PretrainingModel(config).eval()
     batch = odd_batch(config.vocab_size)
@@ -197,8 +198,9 @@ def test_the_name_table_covers_every_parameter_once() -> None:
     config = small_config()
     models = (PretrainingModel(config), SequenceClassifier(config, 2), SpanModel(config), TokenClassifier(config, 3))
     ours = {name for model in models for name in model.state_dict()}
+    with_lstm = Bert(small_config(bilstm=True)).state_dict()
     table = name_table(config.num_hidden_layers)
-    assert {name for name, _ in table} == ours
+    assert {name for name, _ in table} == ours | {f"bert.{name}" for name in with_lstm if name.startswith("bilstm.")}
     flat = [name for _, names in table for name in names]
     assert len(flat) == len(set(flat))
 
@@ -217,8 +219,9 @@ def test_real_pretrained_weights_give_the_same_vectors() -> None:
     close(output.pooled, expected.pooler_output)
 
 
-def test_wanted_tokens_get_what_they_get_among_all() -> None:
-    config = small_config()
+@pytest.mark.parametrize("changes", [{}, {"is_decoder": True}, {"bilstm": True}, {"is_decoder": True, "bilstm": True}])
+def test_wanted_tokens_get_what_they_get_among_all(changes: dict[str, bool]) -> None:
+    config = small_config(**changes)
     torch.manual_seed(1)
     model = Bert(config).eval()
     batch = odd_batch(config.vocab_size)

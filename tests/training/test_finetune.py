@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bertsmith
 from bertsmith.console import Log
 from bertsmith.errors import InputError
+from bertsmith.model.weights import load_encoder
 from bertsmith.serving.predictor import predict_file
 from bertsmith.task_config import ClassifySettings, PredictSettings
 from bertsmith.training import tuning
@@ -281,3 +283,19 @@ def test_numbers_as_labels_stay_names_and_a_very_long_text_is_cut(
     predictor = bertsmith.load(tmp_path / "tuned")
     assert set(predictor("a dog").scores) == {"10", "2", "01"}
     assert predictor("a dog " * 17_000).truncated > 10_000
+
+
+def test_with_an_lstm_on_top(run: Path, tmp_path: Path) -> None:
+    result = finetune(settings(run, tmp_path, bilstm=True, epochs=8), QUIET)
+    assert result.scores.metrics["accuracy"] == 1.0
+    config = json.loads((tmp_path / "tuned" / "model" / "config.json").read_text(encoding="utf-8"))
+    assert config["model_type"] == "bertsmith_bilstm", "transformers must not read it as a BERT"
+    predictor = bertsmith.load(tmp_path / "tuned")
+    rows = [line.split(",") for line in (tmp_path / "dev.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    assert [p.label for p in predictor([text for text, _ in rows])] == [label for _, label in rows]
+    # From such a model the LSTM's weights are taken over too: nothing is left to learn.
+    again = settings(tmp_path / "tuned", tmp_path, output=tmp_path / "again", epochs=1, learning_rate=1e-9)
+    finetune(again, QUIET)
+    before, after = (load_encoder(tmp_path / name).state_dict() for name in ("tuned", "again"))
+    name = "bilstm.weight_hh_l0_reverse"
+    assert torch.allclose(before[name], after[name], atol=1e-6)

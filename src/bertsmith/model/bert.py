@@ -43,7 +43,9 @@ class Bert(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        width = config.hidden_size
+        self.bilstm = nn.LSTM(width, width // 2, bidirectional=True) if config.bilstm else None
+        self.pooler = nn.Linear(width, width)
         self.apply(lambda module: initialize(module, config.initializer_range))
 
     def forward(self, batch: Batch, *, wanted: Tensor | None = None, all_layers: bool = False) -> EncoderOutput:
@@ -70,15 +72,20 @@ class Bert(nn.Module):
         summing = batch.sequence_starts[1:] - 1 if self.config.is_decoder else batch.sequence_starts[:-1]
         hidden = self.embeddings(batch)
         outputs = [hidden]
-        kept = None if wanted is None else torch.cat([summing, wanted])
+        kept = None if wanted is None or self.bilstm is not None else torch.cat([summing, wanted])
         for number, layer in enumerate(self.layers, start=1):
             hidden = layer(hidden, plan, kept if number == len(self.layers) else None)
             if all_layers:
                 outputs.append(hidden)
-        if kept is None:
-            pooled = self.pooler(hidden[summing]).tanh()
+        if self.bilstm is not None:
+            hidden = _over_each_sequence(self.bilstm, hidden, batch.sequence_starts)
+            ends = _where_directions_end(hidden, batch.sequence_starts)
+            hidden = hidden if wanted is None else hidden[wanted]
+        elif kept is None:
+            ends = hidden[summing]
         else:
-            pooled, hidden = self.pooler(hidden[: len(summing)]).tanh(), hidden[len(summing) :]
+            ends, hidden = hidden[: len(summing)], hidden[len(summing) :]
+        pooled = self.pooler(ends).tanh()
         return EncoderOutput(hidden, pooled, tuple(outputs) if all_layers else None)
 
     @classmethod
@@ -138,6 +145,19 @@ class Layer(nn.Module):
         inner = activate(self.intermediate(hidden), self.activation)
         out: Tensor = self.output_norm(hidden + self.dropout(self.output(inner)))
         return out
+
+
+def _over_each_sequence(lstm: nn.LSTM, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
+    """Run an LSTM over the (T, H) vectors, each sequence by itself."""
+    sequences = list(torch.split(hidden, sequence_starts.diff().tolist()))
+    outputs, _ = lstm(nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False))
+    return torch.cat(nn.utils.rnn.unpack_sequence(outputs))
+
+
+def _where_directions_end(hidden: Tensor, sequence_starts: Tensor) -> Tensor:
+    """Return (N, H): each sequence's last forward and first backward output."""
+    forward, backward = hidden.chunk(2, dim=1)
+    return torch.cat([forward[sequence_starts[1:] - 1], backward[sequence_starts[:-1]]], 1)
 
 
 def activate(values: Tensor, name: str) -> Tensor:

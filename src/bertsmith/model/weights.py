@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
+LSTM = tuple(
+    f"bert.bilstm.{part}_l0{direction}"
+    for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    for direction in ("", "_reverse")
+)
 # Ours, then transformers'. A trailing dot stands for .weight and .bias; {n} for a layer's number.
 NAMES = (
     ("bert.embeddings.token.weight", "bert.embeddings.word_embeddings.weight"),
@@ -54,6 +59,8 @@ NAMES = (
     ("nsp.", "cls.seq_relationship."),
     ("classifier.", "classifier."),
     ("span.", "qa_outputs."),
+    # transformers knows no such layer, and a model with one has another type there.
+    *((name, name) for name in LSTM),
 )
 # transformers keeps the three projections apart; ours are one matrix, in this order.
 FUSED = "bert.layers.{n}.query_key_value."
@@ -69,6 +76,8 @@ ARCHITECTURES: dict[type[nn.Module], str] = {
     TokenClassifier: "BertForTokenClassification",
     SpanModel: "BertForQuestionAnswering",
 }
+# Without and with an LSTM on top.
+_MODEL_TYPES = ("bert", "bertsmith_bilstm")
 # Their outputs are not from the pooler, and transformers' classes have none.
 WITHOUT_POOLER = (TokenClassifier, SpanModel)
 
@@ -190,7 +199,7 @@ def read_info(directory: Path) -> ModelInfo:
     """
     path = directory / CONFIG
     values = files.read_json(path, what="the configuration of a BERT")
-    if values.get("model_type") != "bert":
+    if values.get("model_type") not in _MODEL_TYPES:
         raise InputError(f"model_type is {values.get('model_type')!r}; expected 'bert'", path=path)
     for name, expected in (
         ("position_embedding_type", "absolute"),
@@ -232,7 +241,7 @@ def write_model(
     Use inside :func:`bertsmith.files.new_directory`, which makes the whole atomic.
     """
     config: ModelConfig = model.config  # type: ignore[assignment]
-    values: dict[str, Any] = {"architectures": [ARCHITECTURES[type(model)]], "model_type": "bert"}
+    values: dict[str, Any] = {"architectures": [ARCHITECTURES[type(model)]], "model_type": _MODEL_TYPES[config.bilstm]}
     values |= config.model_dump() | {"tie_word_embeddings": True, "dtype": "float32"}
     if labels:
         values["id2label"] = {str(number): name for number, name in enumerate(labels)}

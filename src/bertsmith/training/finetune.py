@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith import files
+from bertsmith.config import ModelConfig
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.model.hub import pinned
@@ -83,8 +84,11 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
     directory = model_directory(settings.model)
     # What a name of the hub stands for may change before the run goes on.
     settings = settings.model_copy(update={"model": pinned(settings.model, directory)})
-    config = read_info(directory).config.model_copy(
-        update={"hidden_dropout_prob": settings.dropout, "attention_probs_dropout_prob": settings.dropout}
+    published = read_info(directory).config
+    config = ModelConfig.parse(
+        published.model_dump()
+        | {"hidden_dropout_prob": settings.dropout, "attention_probs_dropout_prob": settings.dropout}
+        | {"bilstm": settings.bilstm or published.bilstm}
     )
     if settings.max_length > config.max_position_embeddings:
         raise InputError(

@@ -194,7 +194,9 @@ def _model(session: Session, seed: int) -> nn.Module:
     torch.manual_seed(dropout_seed(seed, "initial weights"))
     model = session.data.task.model(session.config, session.data.facts)
     if session.encoder is not None:
-        model.bert.load_state_dict(session.encoder.state_dict())  # type: ignore[union-attr]
+        bert: Bert = model.bert  # type: ignore[assignment]
+        # An LSTM on top is as new as the output layer, unless the encoder was already tuned with one.
+        bert.load_state_dict(bert.state_dict() | session.encoder.state_dict())
     return model.to(session.device)
 
 
