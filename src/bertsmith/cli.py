@@ -22,6 +22,7 @@ _SUMMARIES = {
     "evaluate": "Score a fine-tuned model on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
     "embed": "Turn texts into vectors: features for other models.",
+    "ablate": "Pre-train the same network in several ways, and see what each is worth in tasks.",
     "tags": "Write a tagged file's entities in another scheme (BIO, IOB1, BIOES, BILOU, BMES).",
     "convert": "Turn a published BERT with pickled weights into a directory with safetensors.",
     "quickstart": "Do all of it on text that is already on this machine, in a few minutes.",
@@ -59,6 +60,12 @@ _STAGES = {
         "features.embed",
         "embed",
         "bertsmith embed run --input texts.csv --text text -o vectors.parquet",
+    ),
+    "ablate": (
+        "ablation_config.AblateSettings",
+        "ablation.ablate",
+        "ablate",
+        "bertsmith ablate store --budget 20m --tasks reviews.yaml --tasks names.yaml -o ablation",
     ),
     "tags": (
         "task_config.TagsSettings",

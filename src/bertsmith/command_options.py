@@ -37,7 +37,7 @@ def parameters(model: type[Configuration]) -> list[click.Parameter]:
             about += f"  [default: {field.default}]"
         if kind is bool:
             names = [f"{flag}/--no-{name.replace('_', '-')}"]
-        found.append(click.Option([*names, name], type=_type(kind), default=None, help=about))
+        found.append(click.Option([*names, name], type=_type(kind), default=None, multiple=several, help=about))
     about = "A YAML file with these settings by name; what is typed here wins."
     found.append(click.Option(["--config", "config"], type=click.Path(path_type=Path), help=about))
     return found

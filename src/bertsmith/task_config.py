@@ -223,3 +223,14 @@ class TagsSettings(Configuration):
     tags: str | None = Field(None, description="The tags' column, a number from 2; by default the last.")
     encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
     quiet: bool = Field(False, description="Say nothing but warnings.")
+
+
+SETTINGS: dict[str, type[FinetuneSettings]] = {
+    "classify": ClassifySettings,
+    "multilabel": MultilabelSettings,
+    "regress": RegressSettings,
+    "choose": ChooseSettings,
+    "qa": QaSettings,
+    "tag": TagSettings,
+}
+"""The settings of each task, by its name."""

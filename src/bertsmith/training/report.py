@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
@@ -16,6 +16,9 @@ from bertsmith import files
 from bertsmith.config import read_yaml
 from bertsmith.tasks.scores import spoken
 from bertsmith.training.checkpoint import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -93,27 +96,33 @@ def line_chart(
     series: Mapping[str, Points], x_label: str, y_label: str, reference: Mapping[str, float] | None = None
 ) -> Markup:
     """Return curves as an inline SVG, with dashed horizontal reference lines."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    drawn = Figure(figsize=(8, 3.4), layout="constrained")
+    axes = drawn.subplots()
+    for (name, points), colour in zip(series.items(), itertools.cycle(_COLOURS), strict=False):
+        thinned = points[:: max(1, len(points) // _MAX_POINTS)]
+        marker = "o" if len(points) <= 30 else None
+        axes.plot(*zip(*thinned, strict=True), label=name, color=colour, linewidth=1.6, marker=marker, markersize=3)
+    for name, value in (reference or {}).items():
+        axes.axhline(value, color="#667085", linestyle="--", linewidth=1, label=name)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False)
+    return figure(drawn)
+
+
+def figure(drawn: Figure) -> Markup:
+    """Return a figure of matplotlib's as an inline SVG."""
+    import matplotlib as mpl
+
+    out = io.StringIO()
     # Text stays text, in the reader's fonts; the fixed salt makes equal charts equal files.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bertsmith", "font.family": "sans-serif"}):
-        figure = Figure(figsize=(8, 3.4), layout="constrained")
-        axes = figure.subplots()
-        for (name, points), colour in zip(series.items(), itertools.cycle(_COLOURS), strict=False):
-            thinned = points[:: max(1, len(points) // _MAX_POINTS)]
-            marker = "o" if len(points) <= 30 else None
-            axes.plot(*zip(*thinned, strict=True), label=name, color=colour, linewidth=1.6, marker=marker, markersize=3)
-        for name, value in (reference or {}).items():
-            axes.axhline(value, color="#667085", linestyle="--", linewidth=1, label=name)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.grid(alpha=0.25)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        axes.legend(frameon=False)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        drawn.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     # What matplotlib wrote escapes its own text.
     return Markup("<figure>{}</figure>").format(Markup(out.getvalue().split("?>", 1)[-1].split('dtd">', 1)[-1]))
 

@@ -1,0 +1,209 @@
+"""``bertsmith ablate``: pre-train the same network in several ways under one budget, and tune each for tasks.
+
+Every pre-training and every fine-tuning is a run of its own directory, made by the stages that make single runs. So
+an ablation that was stopped goes on inside the run that it was stopped in, and a finished run is never made again.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bertsmith import files
+from bertsmith.ablation.report import ablation_report, ablation_table
+from bertsmith.ablation.rows import Row, TaskScores
+from bertsmith.ablation.variants import Variant, chosen_variants
+from bertsmith.ablation_config import AblateSettings
+from bertsmith.config import PretrainSettings, read_yaml
+from bertsmith.console import Log
+from bertsmith.errors import InputError, nearest
+from bertsmith.task_config import SETTINGS, FinetuneSettings
+from bertsmith.tasks.by_name import TASKS
+from bertsmith.tasks.task import source
+from bertsmith.text.store import TokenStore
+from bertsmith.training.checkpoint import read_metrics, refuse_other_files, refuse_other_settings
+from bertsmith.training.finetune import finetune
+from bertsmith.training.pretrain import pretrain
+
+# Settings that may differ when an ablation goes on.
+_FREE = ("resume", "quiet", "threads", "output", "variants")
+_FREE_OF_RUNS = ("resume", "quiet", "threads", "output")
+# What a task's file must leave to the ablation.
+_OURS = ("model", "output", "seeds", "seed", "from_scratch", "bilstm", "search", "resume", "threads", "quiet")
+
+
+def ablate(settings: AblateSettings, log: Log | None = None) -> list[Row]:
+    """Make all runs that are not there yet, and write ablation.json and report.html.
+
+    Raises:
+        InputError: a setting, a task's rows, the store or what the output directory holds do not allow it; what
+            concerns tasks is said before anything is trained.
+        KeyboardInterrupt: stopped by the user; what was under way has its checkpoint.
+    """
+    log = log or Log(settings.quiet)
+    variants = chosen_variants(settings.variants)
+    tasks = {path: _task_values(path) for path in settings.tasks}
+    names = _names(settings.tasks)
+    for path, values in tasks.items():
+        _check_task(path, values, log)
+    TokenStore.open(settings.store)
+    with files.only_writer(settings.output):
+        _check_output(settings)
+        try:
+            rows = list(_rows(settings, variants, tasks, names, log))
+        except KeyboardInterrupt:
+            log.say(f"the ablation goes on with: bertsmith ablate --config {settings.output / 'config.yaml'} --resume")
+            raise
+        files.write_json(settings.output / "ablation.json", [asdict(row) for row in rows])
+        page = ablation_report(settings.output, rows)
+    log.say(ablation_table(rows))
+    log.say(f"report: {page}   figures: {settings.output / 'ablation.json'}")
+    return rows
+
+
+def _task_values(path: Path) -> dict[str, Any]:
+    """Return a task file's settings, with paths as seen from here."""
+    values = read_yaml(path)
+    for name in _OURS:
+        values.pop(name, None)  # the config.yaml of a fine-tuning run has all of them
+    if values.get("task") not in SETTINGS:
+        known = ", ".join(SETTINGS)
+        raise InputError(
+            f"task is {values.get('task')!r}; expected one of {known}.{nearest(str(values.get('task')), SETTINGS)}",
+            path=path,
+        )
+    return values
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    names = {path: path.stem for path in paths}
+    if len(set(names.values())) < len(paths):
+        raise InputError(f"two files of tasks have the same name: {', '.join(map(str, paths))}")
+    return names
+
+
+def _check_task(path: Path, values: dict[str, Any], log: Log) -> None:
+    """Read a task's rows, so that hours of pre-training do not end in a wrong column."""
+    try:
+        settings = _finetune_settings(values, model=Path("-"), output=Path("-"))
+    except InputError as error:
+        raise InputError(str(error), path=path) from None
+    task = TASKS[values["task"]]
+    train = task.read(source(settings, settings.train, task.roles, settings.limit))
+    dev = train if settings.dev is None else task.read(source(settings, settings.dev, task.roles))
+    task.facts(train, dev, settings)
+    log.say(f"{path.stem}: {len(train.lines):,} training rows")
+
+
+def _finetune_settings(values: dict[str, Any], **more: Any) -> FinetuneSettings:
+    settings: FinetuneSettings = SETTINGS[values["task"]].parse(values | more)
+    return settings
+
+
+def _check_output(settings: AblateSettings) -> None:
+    path = settings.output / "config.yaml"
+    if not path.exists():
+        refuse_other_files(settings.output)
+    else:
+        refuse_other_settings(settings, _FREE, settings.output)
+        if not settings.resume:
+            raise InputError(
+                f"holds an ablation; go on with: bertsmith ablate --config {path} --resume", path=settings.output
+            )
+    settings.write(path)
+
+
+def _rows(
+    settings: AblateSettings,
+    variants: Sequence[Variant],
+    tasks: dict[Path, dict[str, Any]],
+    names: dict[Path, str],
+    log: Log,
+) -> Iterator[Row]:
+    for variant in variants:
+        runs = []
+        found: dict[str, list[float]] = {name: [] for name in names.values()}
+        metrics: dict[str, str] = {}
+        for seed in range(settings.pretraining_seeds):
+            runs.append(_pretrained(settings, variant, seed, log))
+            for path, values in tasks.items():
+                output = settings.output / "tasks" / names[path] / variant.name / f"seed-{seed}"
+                metric, scores = _tuned(settings, variant, values, runs[-1], output, log)
+                metrics[names[path]] = metric
+                found[names[path]] += scores
+        scores_of = [TaskScores(name, metrics[name], scores) for name, scores in found.items()]
+        yield _row(variant, runs, scores_of)
+
+
+def _pretrained(settings: AblateSettings, variant: Variant, seed: int, log: Log) -> Path:
+    """Return the directory of a variant's pre-training, made if it is not there."""
+    run = settings.output / "pretraining" / variant.pretrained_as / f"seed-{seed}"
+    others = {} if settings.pretraining is None else read_yaml(settings.pretraining)
+    wanted = PretrainSettings.parse(
+        others
+        | dict(variant.pretraining)
+        | {
+            "store": settings.store,
+            "output": run,
+            "size": settings.size,
+            "budget": settings.budget,
+            "steps": settings.steps,
+            "seed": seed,
+            "threads": settings.threads,
+            "quiet": settings.quiet,
+            "resume": (run / "config.yaml").exists(),
+        }
+    )
+    if not _is_finished(wanted, run):
+        log.say(f"pre-training: {variant.about}, seed {seed}")
+        pretrain(wanted, log)
+    return run
+
+
+def _is_finished(wanted: PretrainSettings | FinetuneSettings, run: Path) -> bool:
+    """Tell whether a run is done, and refuse one that was made in another way."""
+    if (run / "config.yaml").exists():
+        refuse_other_settings(wanted, _FREE_OF_RUNS, run)
+    return (run / "model").exists()
+
+
+def _tuned(
+    settings: AblateSettings, variant: Variant, values: dict[str, Any], run: Path, output: Path, log: Log
+) -> tuple[str, list[float]]:
+    """Return the metric's name and a variant's dev scores in a task, a seed after the other; made if not there."""
+    wanted = _finetune_settings(
+        values,
+        **variant.finetuning,
+        model=run,
+        output=output,
+        seeds=settings.seeds,
+        threads=settings.threads,
+        quiet=settings.quiet,
+        resume=(output / "config.yaml").exists(),
+    )
+    if not _is_finished(wanted, output):
+        log.say(f"{values['task']} from {variant.name}: {output}")
+        finetune(wanted, log)
+    report = files.read_json(output / "scores.json", what="the scores of a fine-tuning run")
+    return report["metric"], [seed[report["metric"]] for seed in report["seeds"]]
+
+
+def _row(variant: Variant, runs: Sequence[Path], tasks: list[TaskScores]) -> Row:
+    if variant.finetuning.get("from_scratch"):
+        return Row(variant.name, variant.about, None, None, None, None, tasks)
+    entries = [read_metrics(run / "metrics.jsonl") for run in runs]
+    held = [[e for e in run if e["kind"] == "eval"][-1] for run in entries]
+    trained = [[e for e in run if e["kind"] == "train"][-1] for run in entries]
+    has_pairs = variant.pretraining.get("next_sentence", True)
+    return Row(
+        variant.name,
+        variant.about,
+        steps=statistics.fmean(e["step"] for e in trained),
+        tokens=statistics.fmean(e["tokens"] for e in trained),
+        loss=statistics.fmean(e["mlm_loss"] for e in held),
+        next_sentence=statistics.fmean(e["nsp_accuracy"] for e in held) if has_pairs else None,
+        tasks=tasks,
+    )
