@@ -210,6 +210,11 @@ def _sums(model: Any, batch: Batch) -> dict[str, Tensor]:
 
 def theirs(config: ModelConfig, dtype: torch.dtype, seed: int) -> tuple[Step, Loss]:
     """Return what Trainer does in a step, without its bookkeeping: padding, all logits, clipping, fused AdamW."""
+    return loop_of(their_model(config), dtype, seed)
+
+
+def their_model(config: ModelConfig) -> Any:
+    """Return transformers' model with the random start that ours would have."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -224,7 +229,11 @@ def theirs(config: ModelConfig, dtype: torch.dtype, seed: int) -> tuple[Step, Lo
     assert not unknown
     assert all("decoder" in name or "position_ids" in name for name in missing), missing
     model.tie_weights()
-    del reference
+    return model
+
+
+def loop_of(model: Any, dtype: torch.dtype, seed: int) -> tuple[Step, Loss]:
+    """Return a step of transformers' model, and its loss."""
     optimizer = torch.optim.AdamW(_decayed(model), lr=0.0, betas=(0.9, 0.999), eps=1e-6, fused=True)
     torch.manual_seed(seed)
     device = torch.device("cpu")

@@ -250,6 +250,7 @@ _PAPER = {
     "dropout": 0.1,
     "initial_bias": "zero",
     "initial_embeddings": "random",
+    "initial_layers": "random",
     "batch_size": 256,
     "learning_rate": 1e-4,
     "warmup": 0.01,
@@ -302,6 +303,10 @@ class PretrainSettings(OptimizerSettings):
     initial_embeddings: Literal["cooccurrence", "random"] = Field(
         "cooccurrence",
         description="Start of the token embeddings; cooccurrence: tokens with like neighbours start alike.",
+    )
+    initial_layers: Literal["neighbours", "random"] = Field(
+        "neighbours",
+        description="Start of attention and output layer; neighbours: a token is predicted by those around it.",
     )
     recipe: Literal["fast", "paper"] = Field(
         "fast",

@@ -13,20 +13,22 @@ from bertsmith.text.store import TokenStore
 from bertsmith.training.initial import initial_model
 from tests.conftest import QUIET, tiny_run
 
+RANDOM = {"initial_bias": "zero", "initial_embeddings": "random", "initial_layers": "random"}
+
 
 def start(store: TokenStore, tmp_path: Path, **changes: object) -> PretrainingModel:
     return initial_model(tiny_run(store, tmp_path, **changes), store, np.arange(40), QUIET)
 
 
 def test_random_start_is_bert_s(store: TokenStore, tmp_path: Path) -> None:
-    model = start(store, tmp_path, initial_bias="zero", initial_embeddings="random")
+    model = start(store, tmp_path, **RANDOM)
     assert not model.mlm.bias.any()
     assert model.bert.embeddings.token.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_counted_start_changes_the_bias_and_known_tokens_only(store: TokenStore, tmp_path: Path) -> None:
-    plain = start(store, tmp_path, initial_bias="zero", initial_embeddings="random")
-    counted = start(store, tmp_path)
+    plain = start(store, tmp_path, **RANDOM)
+    counted = start(store, tmp_path, initial_layers="random")
     different = {n for n, p in counted.named_parameters() if not torch.equal(p, dict(plain.named_parameters())[n])}
     assert different == {"mlm.bias", "bert.embeddings.token.weight"}
     assert torch.equal(counted.mlm.bias, torch.from_numpy(log_unigram(store.token_counts)))
@@ -45,17 +47,42 @@ def test_the_counted_start_knows_frequencies_at_once(store: TokenStore, tmp_path
     batch = Sampler(store, max_length=33, batch_size=40, seed=3).batch(0)
     losses = []
     for bias in ("zero", "unigram"):
-        model = start(store, tmp_path, initial_bias=bias).eval()
+        model = start(store, tmp_path, initial_bias=bias, initial_layers="random").eval()
         losses.append(float(model.losses(batch).mlm.detach()) / len(batch.masked_labels))
     entropy = -float(log_unigram(store.token_counts)[batch.masked_labels.numpy()].mean())
     assert losses[0] > entropy + 0.3
     assert losses[1] == pytest.approx(entropy, abs=0.05)
 
 
+@pytest.mark.parametrize(("direction", "before"), [("both", False), ("left-to-right", True)])
+def test_neighbours_are_looked_at_from_the_first_step(
+    store: TokenStore, tmp_path: Path, direction: str, before: bool
+) -> None:
+    plain = start(store, tmp_path, initial_layers="random", direction=direction)
+    model = start(store, tmp_path, direction=direction)
+    different = {n for n, p in model.named_parameters() if not torch.equal(p, dict(plain.named_parameters())[n])}
+    assert different == {
+        "bert.embeddings.position.weight",
+        "bert.layers.0.query_key_value.weight",
+        "bert.layers.0.attention_output.weight",
+        "mlm.transform.weight",
+        "mlm.transform.bias",
+        "mlm.norm.weight",
+    }
+    # The first head looks at the token before in both; the second at the one after, where it can be seen.
+    query, key, _ = model.bert.layers[0].query_key_value.weight.detach().view(3, 2, 10, 20)  # type: ignore[operator]
+    waves = model.bert.embeddings.position.weight.detach()[:30, -10:]
+    for head, distance in enumerate((-1, -2) if before else (-1, 1)):
+        scores = (waves @ query[head, :, -10:].T) @ (waves @ key[head, :, -10:].T).T
+        inside = torch.arange(2, 28)
+        assert torch.equal(scores[inside].argmax(1), inside + distance)
+
+
 def test_recipe_paper_fills_what_is_not_given(tmp_path: Path) -> None:
     common = {"store": tmp_path, "output": tmp_path}
     paper = PretrainSettings.parse({**common, "recipe": "paper", "batch_size": 64})
-    assert (paper.dropout, paper.initial_bias, paper.initial_embeddings) == (0.1, "zero", "random")
+    assert paper.dropout == 0.1
+    assert {name: getattr(paper, name) for name in RANDOM} == RANDOM
     assert (paper.learning_rate, paper.warmup, paper.batch_size) == (1e-4, 0.01, 64)
     assert PretrainSettings.parse(common).initial_bias == "unigram"
     paper.write(tmp_path / "config.yaml")

@@ -156,14 +156,18 @@ def test_micro_batches_do_not_change_the_run(store: TokenStore, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("bias", "embeddings", "golden"),
+    ("bias", "embeddings", "layers", "golden"),
     [
-        ("zero", "random", [4.7933, 4.617, 4.4827, 4.4505]),
-        ("unigram", "cooccurrence", [3.3972, 3.3803, 3.3745, 3.3704]),
+        ("zero", "random", "random", [4.7933, 4.617, 4.4827, 4.4505]),
+        ("unigram", "cooccurrence", "random", [3.3972, 3.3803, 3.3745, 3.3704]),
+        ("unigram", "cooccurrence", "neighbours", [3.3447, 3.3189, 3.3156, 3.3101]),
     ],
 )
-def test_the_golden_curve(store: TokenStore, tmp_path: Path, bias: str, embeddings: str, golden: list[float]) -> None:
-    pretrain(tiny_run(store, tmp_path / "run", dropout=0.0, initial_bias=bias, initial_embeddings=embeddings))
+def test_the_golden_curve(
+    store: TokenStore, tmp_path: Path, bias: str, embeddings: str, layers: str, golden: list[float]
+) -> None:
+    starts = {"initial_bias": bias, "initial_embeddings": embeddings, "initial_layers": layers}
+    pretrain(tiny_run(store, tmp_path / "run", dropout=0.0, **starts))
     curve = [loss for _, kind, loss in losses(tmp_path / "run") if kind == "eval"]
     # Recorded from these very runs; a change here is a change of the training, and needs a reason.
     assert curve == pytest.approx(golden, rel=2e-3)

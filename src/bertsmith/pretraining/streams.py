@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ORDER, PLAN, MASKS, HELD_OUT, EVALUATION, EVALUATION_MASKS, EMBEDDINGS = range(1, 8)
+ORDER, PLAN, MASKS, HELD_OUT, EVALUATION, EVALUATION_MASKS, EMBEDDINGS, FREQUENCIES = range(1, 9)
 """Purposes."""
 
 

@@ -10,9 +10,14 @@ import torch
 from bertsmith.config import SIZES, ModelConfig, PretrainSettings
 from bertsmith.console import Log
 from bertsmith.model.heads import PretrainingModel
-from bertsmith.pretraining.streams import EMBEDDINGS, stream
+from bertsmith.model.neighbours import compare_with_embeddings, look_at_neighbours
+from bertsmith.pretraining.streams import EMBEDDINGS, FREQUENCIES, stream
 from bertsmith.text.store import TokenStore
 from bertsmith.training.loop import dropout_seed
+
+# The distances at which heads look from the first layers on; left to right there is nothing to see behind a token.
+_AROUND = ((-1, 1, -2, 2),)
+_BEFORE = ((-1, -2, -3, -4),)
 
 
 def model_config(settings: PretrainSettings, vocab_size: int) -> ModelConfig:
@@ -62,4 +67,8 @@ def initial_model(settings: PretrainSettings, store: TokenStore, documents: np.n
                 f"the embeddings of {int(known.sum()):,} tokens start from their neighbours in the text "
                 f"({time.monotonic() - begun:.0f} s)"
             )
+    if settings.initial_layers == "neighbours":
+        offsets = _BEFORE if settings.direction == "left-to-right" else _AROUND
+        look_at_neighbours(model.bert, offsets, stream(settings.seed, FREQUENCIES))
+        compare_with_embeddings(model.mlm)
     return model

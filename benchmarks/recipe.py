@@ -1,0 +1,164 @@
+"""What is learned in the same time: `bertsmith pretrain --budget` beside the usual loop on transformers' model.
+
+python benchmarks/recipe.py ko_store --budget 20m
+python benchmarks/recipe.py ko_store --budget 20m --sides bertsmith --threads 1 --json ours.json
+
+The usual loop: BertForPreTraining in float32 from random weights, the same kind of instances padded to the longest of a
+batch, batches of 32, dropout 0.1, AdamW with a peak of 5e-4, 5 % warm-up and a linear decay to the end of the budget.
+Both are evaluated on the same held-out instances with the same masks; evaluating does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from machine import describe
+from steps import loop_of, their_model
+
+from bertsmith.batch import Batch
+from bertsmith.config import PretrainSettings
+from bertsmith.console import Log
+from bertsmith.model.heads import PretrainingModel
+from bertsmith.model.weights import from_transformers
+from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
+from bertsmith.pretraining.sampler import Sampler
+from bertsmith.text.store import TokenStore
+from bertsmith.training.checkpoint import read_metrics
+from bertsmith.training.device import set_up_process
+from bertsmith.training.evaluate import evaluate, unigram_entropy
+from bertsmith.training.initial import model_config
+from bertsmith.training.pretrain import pretrain
+from bertsmith.training.schedule import fixed
+
+_BATCH, _PEAK, _WARMUP, _DROPOUT = 32, 5e-4, 0.05, 0.1
+
+
+@dataclass(frozen=True)
+class Point:
+    """How far a side was: seconds of training, tokens seen, held-out loss (nats) and next-sentence accuracy."""
+
+    seconds: float
+    tokens: int
+    mlm_loss: float
+    nsp_accuracy: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path, help="a token store made by bertsmith prepare")
+    parser.add_argument("--budget", default="20m")
+    parser.add_argument("--size", default="mini")
+    parser.add_argument(
+        "--sides", nargs="+", choices=("transformers", "bertsmith"), default=["transformers", "bertsmith"]
+    )
+    parser.add_argument("--points", type=int, default=10, help="evaluations in a run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if not options.store.exists():
+        sys.exit(f"{options.store} is not there; make a store with: bertsmith prepare TEXTS --vocab VOCAB -o STORE")
+    curves: dict[str, list[Point]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = PretrainSettings.parse(
+            {
+                "store": options.store,
+                "output": Path(folder) / "run",
+                "size": options.size,
+                "budget": options.budget,
+                "seed": options.seed,
+                "threads": options.threads,
+                "precision": "float32",
+                "quiet": True,
+            }
+        )
+        for side in options.sides:
+            curves[side] = (
+                usual_loop(settings, options.points) if side == "transformers" else ours(settings, options.points)
+            )
+    print_table(curves)
+    if options.json:
+        found = {"machine": describe(), "settings": {name: str(value) for name, value in vars(options).items()}}
+        found["curves"] = {side: [asdict(point) for point in points] for side, points in curves.items()}
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def ours(settings: PretrainSettings, points: int) -> list[Point]:
+    """Pre-train with the defaults, and return its evaluations."""
+    pretrain(settings, Log(quiet=True))
+    entries = read_metrics(settings.output / "metrics.jsonl")
+    trained = {entry["step"]: entry for entry in entries if entry["kind"] == "train"}
+    held = [entry for entry in entries if entry["kind"] == "eval" and entry["step"]]
+    every = max(1, len(held) // points)
+    return [
+        Point(trained[e["step"]]["seconds"], trained[e["step"]]["tokens"], e["mlm_loss"], e["nsp_accuracy"])
+        for e in held[every - 1 :: every]
+    ]
+
+
+def usual_loop(settings: PretrainSettings, points: int) -> list[Point]:
+    """Train transformers' model for as long, and return evaluations at equal distances."""
+    assert settings.budget is not None
+    set_up_process(settings.threads)
+    store = TokenStore.open(settings.store)
+    documents, unseen = held_out_documents(store, settings.held_out, settings.seed)
+    held_out = evaluation_batches(
+        store, unseen, max_length=settings.max_length, instances=settings.eval_instances, seed=settings.seed
+    )
+    sampler = Sampler(store, max_length=settings.max_length, batch_size=_BATCH, seed=settings.seed, documents=documents)
+    config = model_config(settings.model_copy(update={"dropout": _DROPOUT}), store.vocab_size)
+    torch.manual_seed(settings.seed)
+    model = their_model(config)
+    step, _ = loop_of(model, torch.float32, settings.seed)
+    schedule = fixed(_PEAK, _WARMUP, 1_000_000)  # by millionths of the budget
+    found: list[Point] = []
+    seconds, tokens, number = 0.0, 0, 0
+    while seconds < settings.budget:
+        batch = sampler.batch(number)
+        begun = time.perf_counter()
+        step(batch, schedule.learning_rate(int(1_000_000 * seconds / settings.budget)))
+        seconds += time.perf_counter() - begun
+        tokens, number = tokens + batch.num_tokens, number + 1
+        if seconds >= settings.budget * (len(found) + 1) / points:
+            loss, accuracy = score(model, PretrainingModel(config), held_out, store)
+            found.append(Point(seconds, tokens, loss, accuracy))
+            print(f"transformers {seconds:7.0f} s  loss {loss:.3f}  next sentence {accuracy:.1%}", flush=True)
+    return found
+
+
+def score(
+    model: torch.nn.Module, reader: PretrainingModel, held_out: Sequence[Batch], store: TokenStore
+) -> tuple[float, float]:
+    """Return the held-out loss and next-sentence accuracy of transformers' weights."""
+    reader.load_state_dict(from_transformers(model.state_dict(), reader.config.num_hidden_layers))
+    entropy = unigram_entropy(store.token_counts, held_out)
+    result = evaluate(reader, held_out, entropy, torch.device("cpu"), torch.float32)
+    return result.mlm_loss, result.nsp_accuracy
+
+
+def print_table(curves: dict[str, list[Point]]) -> None:
+    """Print the curves, and when ours was where the usual loop ended."""
+    for side, points in curves.items():
+        print(side)
+        for p in points:
+            print(
+                f"  {p.seconds:7.0f} s{p.tokens / 1e6:8.2f} M tokens  loss {p.mlm_loss:.3f}  next {p.nsp_accuracy:.1%}"
+            )
+    if len(curves) == 2:
+        theirs = curves["transformers"][-1]
+        below = [p for p in curves["bertsmith"] if p.mlm_loss <= theirs.mlm_loss]
+        when = f"after {below[0].seconds:.0f} s" if below else "never"
+        print(f"the usual loop's last loss, {theirs.mlm_loss:.3f} after {theirs.seconds:.0f} s: ours has it {when}")
+        print(f"at the end ours is {theirs.mlm_loss - curves['bertsmith'][-1].mlm_loss:.3f} lower")
+
+
+if __name__ == "__main__":
+    main()
