@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import scipy.sparse
-from sklearn.utils.extmath import randomized_svd
 
 from bertsmith.text.store import TokenStore
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 # Tokens that are counted together at a time.
 _CHUNK = 4_000_000
@@ -46,6 +49,9 @@ def cooccurrence_embeddings(
     Returns:
         (V, H) float32 with a mean square of 1 over the rows that have neighbours; the other rows are 0.
     """
+    # With scipy this takes a second to import, which those who only need frequencies need not wait for.
+    from sklearn.utils.extmath import randomized_svd
+
     counts = _cooccurrences(store, documents, rng, window, at_most)
     information = _positive_information(counts)
     rank = min(width, information.shape[0] - 1)
@@ -63,6 +69,8 @@ def _cooccurrences(
     store: TokenStore, documents: np.ndarray, rng: np.random.Generator, window: int, at_most: int
 ) -> scipy.sparse.csr_array:
     """Return (V, V) counts of one token standing at most ``window`` after or before another in a document."""
+    import scipy.sparse
+
     size = store.vocab_size
     total = scipy.sparse.csr_array((size, size), dtype=np.float32)
     # A row of these between documents: no pair reaches across.
@@ -84,6 +92,8 @@ def _cooccurrences(
 
 
 def _count_pairs(ids: np.ndarray, size: int, window: int) -> scipy.sparse.csr_array:
+    import scipy.sparse
+
     counts = scipy.sparse.csr_array((size, size), dtype=np.float32)
     for distance in range(1, window + 1):
         first, second = ids[:-distance], ids[distance:]
@@ -96,6 +106,8 @@ def _count_pairs(ids: np.ndarray, size: int, window: int) -> scipy.sparse.csr_ar
 
 def _positive_information(counts: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     """Return max(0, log p(i, j) / (p(i) p(j))), with the shares of the contexts j smoothed."""
+    import scipy.sparse
+
     pairs = counts.tocoo()
     tokens = np.asarray(counts.sum(axis=1)).ravel()
     contexts = tokens**_SMOOTHING

@@ -11,6 +11,7 @@ import torch
 
 from bertsmith.batch import Batch
 from bertsmith.model.heads import PretrainingModel
+from bertsmith.pretraining.statistics import log_unigram
 from bertsmith.training.device import autocast
 
 
@@ -76,6 +77,5 @@ def evaluate(
 
 def unigram_entropy(token_counts: np.ndarray, batches: Sequence[Batch]) -> float:
     """Return the mean of -log p(token) over the masked tokens, with p from ``token_counts`` (V,) plus one each."""
-    log_share = np.log((token_counts + 1) / (token_counts.sum() + len(token_counts)))
     labels = np.concatenate([batch.masked_labels.numpy() for batch in batches if batch.masked_labels is not None])
-    return float(-log_share[labels].mean())
+    return float(-log_unigram(token_counts)[labels].mean(dtype=np.float64))

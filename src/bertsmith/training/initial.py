@@ -11,6 +11,7 @@ from bertsmith.config import SIZES, ModelConfig, PretrainSettings
 from bertsmith.console import Log
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.model.neighbours import compare_with_embeddings, look_at_neighbours
+from bertsmith.pretraining.statistics import cooccurrence_embeddings, log_unigram
 from bertsmith.pretraining.streams import EMBEDDINGS, FREQUENCIES, stream
 from bertsmith.text.store import TokenStore
 from bertsmith.training.loop import dropout_seed
@@ -48,9 +49,6 @@ def initial_model(settings: PretrainSettings, store: TokenStore, documents: np.n
         documents: (D,) int64, the ones that are trained on; no others are counted.
         log: told what was counted.
     """
-    # scipy and scikit-learn take a second to import.
-    from bertsmith.pretraining.statistics import cooccurrence_embeddings, log_unigram
-
     torch.manual_seed(dropout_seed(settings.seed, "initial weights"))
     config = model_config(settings, store.vocab_size)
     model = PretrainingModel(config)
