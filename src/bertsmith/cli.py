@@ -22,6 +22,7 @@ _SUMMARIES = {
     "evaluate": "Score a fine-tuned model on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
     "embed": "Turn texts into vectors: features for other models.",
+    "compare": "See what BERT is worth on your rows, beside models without it.",
     "ablate": "Pre-train the same network in several ways, and see what each is worth in tasks.",
     "tags": "Write a tagged file's entities in another scheme (BIO, IOB1, BIOES, BILOU, BMES).",
     "convert": "Turn a published BERT with pickled weights into a directory with safetensors.",
@@ -117,6 +118,21 @@ _TASKS = {
 }
 
 
+# The same for comparisons.
+_COMPARISONS = {
+    "classify": (
+        "One label for a text or a pair of texts.",
+        "compare_config.CompareClassifySettings",
+        "bertsmith compare classify run --train train.csv --dev dev.csv --test test.csv -o comparison",
+    ),
+    "tag": (
+        "A tag for every word or character: entities, parts of speech.",
+        "compare_config.CompareTagSettings",
+        "bertsmith compare tag run --train train.conll --dev dev.conll --test test.conll -o comparison",
+    ),
+}
+
+
 class LazyGroup(click.Group):
     """A group whose commands are built when they are needed."""
 
@@ -129,7 +145,8 @@ class LazyGroup(click.Group):
         if cmd_name in _STAGES:
             model_name, module, function, example = _STAGES[cmd_name]
             return _stage(cmd_name, _SUMMARIES[cmd_name], model_name, module, function, example)
-        return {"finetune": _finetune, "fill": _fill, "next": _next, "show": _show, "quickstart": _quickstart}.get(
+        groups = {"finetune": _finetune, "compare": _compare}
+        return groups.get(cmd_name) or {"fill": _fill, "next": _next, "show": _show, "quickstart": _quickstart}.get(
             cmd_name
         )
 
@@ -149,30 +166,55 @@ def cli() -> None:
 
 
 class TaskGroup(click.Group):
-    """The tasks of ``finetune``, built when they are needed."""
+    """A group with a command a task, built when they are needed.
+
+    Args:
+        tasks: by name what each is, its settings model and an example.
+        verb: what is done, for the help.
+        stage: module and function.
+    """
+
+    def __init__(
+        self, *args: Any, tasks: dict[str, tuple[str, str, str]], verb: str, stage: tuple[str, str], **more: Any
+    ) -> None:
+        super().__init__(*args, **more)
+        self._tasks, self._verb, self._target = tasks, verb, stage
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the tasks."""
-        return list(_TASKS)
+        return list(self._tasks)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Build one task's command."""
-        if cmd_name not in _TASKS:
+        if cmd_name not in self._tasks:
             return None
-        summary, model_name, example = _TASKS[cmd_name]
-        return _stage(cmd_name, f"Fine-tune: {summary}", model_name, "training.finetune", "finetune", example)
+        summary, model_name, example = self._tasks[cmd_name]
+        return _stage(cmd_name, f"{self._verb}: {summary}", model_name, *self._target, example)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the summaries without building the commands."""
         with formatter.section("Tasks"):
-            formatter.write_dl([(name, summary) for name, (summary, _, _) in _TASKS.items()])
+            formatter.write_dl([(name, summary) for name, (summary, _, _) in self._tasks.items()])
 
 
-@click.group(
-    "finetune", cls=TaskGroup, subcommand_metavar="TASK MODEL [OPTIONS]", epilog=f"Example: {_TASKS['classify'][2]}"
+_finetune = TaskGroup(
+    "finetune",
+    tasks=_TASKS,
+    verb="Fine-tune",
+    stage=("training.finetune", "finetune"),
+    help="Tune a pre-trained model for a task: a new output layer, all weights trained.",
+    subcommand_metavar="TASK MODEL [OPTIONS]",
+    epilog=f"Example: {_TASKS['classify'][2]}",
 )
-def _finetune() -> None:
-    """Tune a pre-trained model for a task: a new output layer, all weights trained."""
+_compare = TaskGroup(
+    "compare",
+    tasks=_COMPARISONS,
+    verb="Compare",
+    stage=("comparison.compare", "compare_models"),
+    help="See what BERT is worth on your rows: fine-tuned, frozen below other models, and those models without it.",
+    subcommand_metavar="TASK MODEL [OPTIONS]",
+    epilog=f"Example: {_COMPARISONS['classify'][2]}",
+)
 
 
 def settings_model(name: str) -> type[Any]:

@@ -313,7 +313,7 @@ class PretrainSettings(OptimizerSettings):
         description="Values of what is not given: fast learns most in minutes on few cores; paper restores Devlin et "
         "al.'s dropout 0.1, random start, batches of 256, learning rate 1e-4 and 1 % warm-up.",
     )
-    batch_size: int = Field(32, ge=1, description="Sequences in a step.")
+    batch_size: int = Field(16, ge=1, description="Sequences in a step.")
     micro_batch_size: int | None = Field(
         None, ge=1, description="Sequences held in memory at a time; the step's gradient is their sum."
     )

@@ -26,7 +26,8 @@ class EmbedSettings(Configuration):
     layers: str | None = Field(
         None,
         description="last, second-to-last, sum-last-4, concat-last-4, all, or numbers with commas between: -1 the last "
-        "layer, 1 the first, 0 the embeddings; several are laid one after the other. By default the last.",
+        "layer, 1 the first, 0 the embeddings; several are laid one after the other. weighted:FILE takes all, by the "
+        "weights that 'bertsmith compare' learned. By default the last.",
     )
     pooling: Literal["auto", "cls", "mean", "max", "first-last-mean"] = Field(
         "auto",

@@ -12,21 +12,13 @@ from bertsmith.ablation.variants import REFERENCE
 from bertsmith.config import read_yaml
 from bertsmith.console import human
 from bertsmith.tasks.scores import spoken
-from bertsmith.training.report import Section, figure, paragraph, table, write_report
+from bertsmith.training.report import Section, aligned, figure, paragraph, table, write_report
 
 
 def ablation_table(rows: Sequence[Row]) -> str:
     """Return the table as text."""
     columns, cells = _cells(rows)
-    lines = [columns, *cells]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return aligned([columns, *cells])
 
 
 def _cells(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

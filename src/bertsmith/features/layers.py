@@ -23,11 +23,13 @@ class Layers:
 
     Attributes:
         numbers: 0 is the output of the embeddings, n of the n-th Transformer layer.
-        joined: one after the other, or their sum or mean.
+        joined: one after the other, or their sum, mean or weighted sum.
+        shares: of the layers in a weighted sum.
     """
 
     numbers: tuple[int, ...]
-    joined: Literal["concat", "sum", "mean"] = "concat"
+    joined: Literal["concat", "sum", "mean", "weighted"] = "concat"
+    shares: tuple[float, ...] | None = None
 
     def width(self, hidden_size: int) -> int:
         """Return the width of a vector."""
@@ -49,6 +51,11 @@ def parse_layers(choice: str, num_layers: int) -> Layers:
     if re.fullmatch(r"\s*-?\d+\s*(,\s*-?\d+\s*)*", choice):
         return Layers(tuple(_place(int(part), num_layers) for part in choice.split(",")))
     last_four = tuple(range(num_layers - 3, num_layers + 1))
+    if choice.startswith("weighted"):
+        raise InputError(
+            f"layers {choice!r}: expected weighted:FILE, with the weights that 'bertsmith compare' wrote to "
+            "weighted_layers.json"
+        )
     found = {
         "last": Layers((num_layers,)),
         "second-to-last": Layers((num_layers - 1,)),
@@ -97,6 +104,8 @@ def token_vectors(bert: Bert, batch: Batch, layers: Layers, *, firsts_only: bool
             # The top layer above 0 has left out the other tokens by itself.
             kept[number] = hidden if firsts is None or 0 < number == top else hidden.index_select(0, firsts)
     parts = [kept[number] for number in layers.numbers]
+    if layers.shares is not None:
+        return torch.stack([share * part for share, part in zip(layers.shares, parts, strict=True)]).sum(0)
     if len(parts) == 1:
         return parts[0]
     if layers.joined == "concat":

@@ -11,6 +11,7 @@ from bertsmith.errors import InputError, nearest
 from bertsmith.features.layers import Layers, first_and_last, parse_layers
 from bertsmith.features.pooling import Pooling
 from bertsmith.features.sentence_transformers import SentenceModel, read_sentence_model
+from bertsmith.features.weighted import PREFIX, read_shares
 
 PoolingChoice: TypeAlias = Literal["auto", "cls", "mean", "max", "first-last-mean"]
 
@@ -38,6 +39,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe for a file's metadata and for comparing."""
+        shares = {} if self.layers.shares is None else {"shares": list(self.layers.shares)}
         return {
             "layers": list(self.layers.numbers),
             "joined": self.layers.joined,
@@ -45,6 +47,7 @@ class Recipe:
             "normalize": self.normalize,
             "max_length": self.max_length,
             "lowercase": self.lowercase,
+            **shares,
         }
 
 
@@ -63,7 +66,7 @@ def make_recipe(
     Args:
         directory: the model's; where sentence-transformers wrote it, what is not given here is as it says.
         config: the model's numbers.
-        layers: as in :func:`bertsmith.features.layers.parse_layers`; by default the last.
+        layers: as in :func:`bertsmith.features.layers.parse_layers`, or ``weighted:FILE``; by default the last.
         pooling: ``auto`` is the directory's own, or mean.
         normalize: by default as the directory says (of texts' vectors from the last layer, which it is about), or not.
         max_length: by default the directory's, or as many as the model has positions.
@@ -86,7 +89,7 @@ def make_recipe(
             raise InputError(f"pooling 'first-last-mean' says the layers itself; leave layers {layers!r} out")
         chosen, kind = first_and_last(config.num_hidden_layers), "mean"
     else:
-        chosen = parse_layers(layers or "last", config.num_hidden_layers)
+        chosen = _chosen(layers or "last", directory, config.num_hidden_layers)
         kind = (own.pooling if own else "mean") if pooling == "auto" else pooling
     positions = config.max_position_embeddings
     if max_length is None:
@@ -96,3 +99,9 @@ def make_recipe(
     if normalize is None:
         normalize = own is not None and own.normalize and not tokens and layers in (None, "last")
     return Recipe(chosen, kind, normalize, max_length, own is not None and own.lowercase)
+
+
+def _chosen(layers: str, directory: Path, num_layers: int) -> Layers:
+    if layers.startswith(PREFIX):
+        return read_shares(Path(layers.removeprefix(PREFIX)), directory, num_layers)
+    return parse_layers(layers, num_layers)

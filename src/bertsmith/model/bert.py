@@ -18,6 +18,7 @@ from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
 from bertsmith.model.attention import AttentionPlan, packed_attention, plan_attention
 from bertsmith.model.dropout import Dropout
+from bertsmith.model.sequences import over_each_sequence, where_directions_end
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class Bert(nn.Module):
             if all_layers:
                 outputs.append(hidden)
         if self.bilstm is not None:
-            hidden = _over_each_sequence(self.bilstm, hidden, batch.sequence_starts)
-            ends = _where_directions_end(hidden, batch.sequence_starts)
+            hidden = over_each_sequence(self.bilstm, hidden, batch.sequence_starts)
+            ends = where_directions_end(hidden, batch.sequence_starts)
             hidden = hidden if wanted is None else hidden[wanted]
         elif kept is None:
             ends = hidden[summing]
@@ -145,19 +146,6 @@ class Layer(nn.Module):
         inner = activate(self.intermediate(hidden), self.activation)
         out: Tensor = self.output_norm(hidden + self.dropout(self.output(inner)))
         return out
-
-
-def _over_each_sequence(lstm: nn.LSTM, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
-    """Run an LSTM over the (T, H) vectors, each sequence by itself."""
-    sequences = list(torch.split(hidden, sequence_starts.diff().tolist()))
-    outputs, _ = lstm(nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False))
-    return torch.cat(nn.utils.rnn.unpack_sequence(outputs))
-
-
-def _where_directions_end(hidden: Tensor, sequence_starts: Tensor) -> Tensor:
-    """Return (N, H): each sequence's last forward and first backward output."""
-    forward, backward = hidden.chunk(2, dim=1)
-    return torch.cat([forward[sequence_starts[1:] - 1], backward[sequence_starts[:-1]]], 1)
 
 
 def activate(values: Tensor, name: str) -> Tensor:

@@ -37,12 +37,12 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
 
 
 def make_finetuning_optimizer(model: nn.Module, settings: FinetuneSettings) -> AdamW:
-    """Return AdamW for a model with ``bert`` inside, lower layers slower or frozen as the settings say.
+    """Return AdamW for a model, the lower layers of a ``bert`` inside it slower or frozen as the settings say.
 
     With ``layer_decay`` d the output layer learns at the full rate, the top layer at d, the one below at d^2 and
     so on down to the embeddings. Frozen parameters no longer ask for gradients.
     """
-    depth: int = len(model.bert.layers)  # type: ignore[arg-type, union-attr]
+    depth: int = len(model.bert.layers) if hasattr(model, "bert") else 0  # type: ignore[arg-type, union-attr]
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         height = _height(name, depth)

@@ -67,6 +67,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
     return Markup('<div class="scroll"><table><tr>{}</tr>{}</table></div>').format(head, body)
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as lines of text: the first column to the left, the others to the right."""
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if n else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
 def bar_rows(values: Sequence[tuple[str, float]]) -> Markup:
     """Return horizontal bars for shares between 0 and 1."""
     rows = [

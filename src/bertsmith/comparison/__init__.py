@@ -1,0 +1,1 @@
+"""What BERT is worth on the user's rows: beside it, the models that one would take without it."""
