@@ -202,6 +202,8 @@ def _fit_all(
     total = sum(_count(settings, contender, contender in with_curves) for contender in contenders)
     with log.progress("comparing", total, "fits") as advance:
         for contender in contenders:
+            # Vectors of layers that this one does not read are in nobody's way.
+            bench.memory = {layers: found for layers, found in bench.memory.items() if layers == contender.layers}
             for key in _keys(settings, contender, contender in with_curves, fits):
                 name, setting, seed, share = key
                 if key not in fits:
@@ -213,8 +215,6 @@ def _fit_all(
                     if bench.stop.requested:
                         raise KeyboardInterrupt
                 advance(1, model=name, rows=f"{len(parts.get(share, train).gold):,}", dev=f"{fits[key].dev:.3f}")
-            # The next contender may read other layers of the encoder.
-            bench.memory.clear()
     return fits
 
 

@@ -57,8 +57,8 @@ def comparison_report(
     explanation = (
         f"Test rows, mean and standard deviation over {runs} seed(s); against BERT: the difference from fine-tuned "
         "BERT with the 95 % interval of a paired bootstrap over the rows. Each model's setting (learning rate, or C of "
-        "a logistic regression) was chosen on dev among equally many. Seconds are of this machine; those of models on "
-        "frozen vectors include the encoder's."
+        "a logistic regression) was chosen on dev among equally many. Seconds are of this machine. Frozen vectors "
+        "are made once for all models that read them: their time is in prediction, not in training."
     )
     sections = [
         Section("What to use here", [paragraph(sentence)]),
