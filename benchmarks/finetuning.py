@@ -239,6 +239,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--model", type=Path, help="a BERT directory in the transformers layout")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="runs made another day are not made again")
     parser.add_argument("--limit", type=int, help="use only the first so many training rows")
     parser.add_argument("--threads", type=int, default=0)
     return parser
@@ -290,7 +291,7 @@ def main() -> None:
         if options.threads:
             torch.set_num_threads(options.threads)
         ours, theirs = [], []
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             ours.append(run_ours(settings, directory, seed))
             theirs.append(run_trainer(settings, job, data, directory, seed, options.trainer_sampling))
             show(seed, ours[-1], theirs[-1])

@@ -5,6 +5,7 @@ python benchmarks/search.py ner --data ../shared/data --trials 8 --seeds 3
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import statistics
@@ -36,7 +37,7 @@ def main() -> None:
             quiet=True,
             **job.options,
         )
-        fixed = test_scores(settings, test, options.seeds)
+        fixed = test_scores(settings, test, options)
         show("fixed recipe", settings, fixed)
         searching = settings.model_copy(update={"search": options.trials, "output": directory / "search"})
         finetune(searching, Log(quiet=True))
@@ -44,17 +45,17 @@ def main() -> None:
         stopped = sum(trial["value"] is None for trial in report["trials"])
         print(f"{options.trials} trials, {stopped} of them stopped early", flush=True)
         chosen = settings.model_copy(update={**report["chosen"], "output": directory / "chosen"})
-        found = test_scores(chosen, test, options.seeds)
+        found = test_scores(chosen, test, options)
         show("search", chosen, found)
     for metric in fixed:
         margin = statistics.fmean(found[metric]) - statistics.fmean(fixed[metric])
         print(f"  {metric:<12} search over fixed recipe: {margin:+.4f}")
 
 
-def test_scores(settings: FinetuneSettings, test: Path, seeds: int) -> dict[str, list[float]]:
+def test_scores(settings: FinetuneSettings, test: Path, options: argparse.Namespace) -> dict[str, list[float]]:
     """Return the scores of the best epochs of several seeds on rows that chose nothing."""
     found: dict[str, list[float]] = {}
-    for seed in range(seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         output = settings.output.with_name(f"{settings.output.name}-{seed}")
         finetune(settings.model_copy(update={"output": output, "seed": seed}), Log(quiet=True))
         with contextlib.redirect_stdout(None):

@@ -24,6 +24,12 @@ from tests.conftest import OBJECTS, SUBJECTS
 QUIET = Log(quiet=True)
 
 
+@pytest.fixture(autouse=True)
+def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsmith.comparison.fit._FEWEST_STEPS", 20)
+    monkeypatch.setattr("bertsmith.comparison.fit._NETWORK_EPOCHS", 2)
+
+
 def write_rows(path: Path, count: int, seed: int) -> Path:
     rng = np.random.default_rng(seed)
     lines = ["text,label"]
