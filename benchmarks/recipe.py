@@ -57,16 +57,23 @@ def main() -> None:
     parser.add_argument("--budget", default="20m")
     parser.add_argument("--size", default="mini")
     parser.add_argument(
-        "--sides", nargs="+", choices=("transformers", "bertsmith"), default=["transformers", "bertsmith"]
+        "--sides", nargs="*", choices=("transformers", "bertsmith"), default=["transformers", "bertsmith"]
     )
     parser.add_argument("--points", type=int, default=10, help="evaluations in a run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--picture", type=Path, help="draw the curves here")
+    parser.add_argument(
+        "--curves", type=Path, nargs="+", default=[], help="curves of earlier runs (--json) to show too"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not options.store.exists():
         sys.exit(f"{options.store} is not there; make a store with: bertsmith prepare TEXTS --vocab VOCAB -o STORE")
     curves: dict[str, list[Point]] = {}
+    for path in options.curves:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        curves |= {side: [Point(**point) for point in points] for side, points in found["curves"].items()}
     with tempfile.TemporaryDirectory() as folder:
         settings = PretrainSettings.parse(
             {
@@ -85,6 +92,8 @@ def main() -> None:
                 usual_loop(settings, options.points) if side == "transformers" else ours(settings, options.points)
             )
     print_table(curves)
+    if options.picture:
+        draw(curves, options.picture)
     if options.json:
         found = {"machine": describe(), "settings": {name: str(value) for name, value in vars(options).items()}}
         found["curves"] = {side: [asdict(point) for point in points] for side, points in curves.items()}
@@ -142,6 +151,24 @@ def score(
     entropy = unigram_entropy(store.token_counts, held_out)
     result = evaluate(reader, held_out, entropy, torch.device("cpu"), torch.float32)
     return result.mlm_loss, result.nsp_accuracy
+
+
+def draw(curves: dict[str, list[Point]], path: Path) -> None:
+    """Draw held-out loss and next-sentence accuracy over time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    for (side, points), colour in zip(sorted(curves.items()), ("tab:blue", "tab:orange"), strict=False):
+        minutes = [p.seconds / 60 for p in points]
+        loss.plot(minutes, [p.mlm_loss for p in points], "o-", color=colour, markersize=3, label=side)
+        accuracy.plot(minutes, [p.nsp_accuracy for p in points], "o-", color=colour, markersize=3)
+    for axes, name in ((loss, "held-out MLM loss (nats)"), (accuracy, "next-sentence accuracy")):
+        axes.set_xlabel("minutes of training")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.25)
+    loss.legend(frameon=False)
+    figure.savefig(path, dpi=110)
 
 
 def print_table(curves: dict[str, list[Point]]) -> None:
