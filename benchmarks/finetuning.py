@@ -179,6 +179,7 @@ def run_trainer(settings: FinetuneSettings, job: Job, data: Data, directory: Pat
         logging_strategy="no",
         report_to=[],
         disable_tqdm=True,
+        bf16=settings.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
         train_sampling_strategy=sampling,
@@ -242,6 +243,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--first-seed", type=int, default=0, help="runs made another day are not made again")
     parser.add_argument("--limit", type=int, help="use only the first so many training rows")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of both sides")
     return parser
 
 
@@ -283,7 +285,7 @@ def main() -> None:
             learning_rate=options.learning_rate,
             limit=options.limit,
             threads=options.threads,
-            precision="float32",
+            precision=options.precision,
             quiet=True,
             **job.options,
         )
@@ -298,7 +300,7 @@ def main() -> None:
     mean_length = statistics.fmean(data.train.lengths)
     print(
         f"{options.job}: {len(data.train.lengths):,} examples of {mean_length:.0f} tokens, {options.epochs:g} epochs, "
-        f"batch {options.batch_size}, learning rate {options.learning_rate:g}, float32, "
+        f"batch {options.batch_size}, learning rate {options.learning_rate:g}, {options.precision}, "
         f"{torch.get_num_threads()} threads, Trainer's batches {options.trainer_sampling}"
     )
     summarise(ours, theirs)

@@ -3,7 +3,7 @@
 python benchmarks/recipe.py ko_store --budget 20m
 python benchmarks/recipe.py ko_store --budget 20m --sides bertsmith --threads 1 --json ours.json
 
-The usual loop: BertForPreTraining in float32 from random weights, the same kind of instances padded to the longest of a
+The usual loop: BertForPreTraining from random weights, the same kind of instances padded to the longest of a
 batch, batches of 32, dropout 0.1, AdamW with a peak of 5e-4, 5 % warm-up and a linear decay to the end of the budget.
 Both are evaluated on the same held-out instances with the same masks; evaluating does not count.
 """
@@ -32,7 +32,7 @@ from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
 from bertsmith.pretraining.sampler import Sampler
 from bertsmith.text.store import TokenStore
 from bertsmith.training.checkpoint import read_metrics
-from bertsmith.training.device import set_up_process
+from bertsmith.training.device import pick_precision, set_up_process
 from bertsmith.training.evaluate import evaluate, unigram_entropy
 from bertsmith.training.initial import model_config
 from bertsmith.training.pretrain import pretrain
@@ -63,6 +63,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument(
+        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of both sides; auto: the faster"
+    )
+    parser.add_argument(
         "--cpu-time", action="store_true", help="count the usual loop's CPU time, on a busy machine (with --threads 1)"
     )
     parser.add_argument("--picture", type=Path, help="draw the curves here")
@@ -86,7 +89,7 @@ def main() -> None:
                 "budget": options.budget,
                 "seed": options.seed,
                 "threads": options.threads,
-                "precision": "float32",
+                "precision": options.precision,
                 "quiet": True,
             }
         )
@@ -129,7 +132,8 @@ def usual_loop(settings: PretrainSettings, points: int, clock: Callable[[], floa
     config = model_config(settings.model_copy(update={"dropout": _DROPOUT}), store.vocab_size)
     torch.manual_seed(settings.seed)
     model = their_model(config)
-    step, _ = loop_of(model, torch.float32, settings.seed)
+    dtype = pick_precision(settings.precision, torch.device("cpu"), config.hidden_size)
+    step, _ = loop_of(model, dtype, settings.seed)
     schedule = fixed(_PEAK, _WARMUP, 1_000_000)  # by millionths of the budget
     found: list[Point] = []
     seconds, tokens, number = 0.0, 0, 0

@@ -34,6 +34,7 @@ def main() -> None:
             output=directory / "fixed",
             limit=options.limit,
             threads=options.threads,
+            precision=options.precision,
             quiet=True,
             **job.options,
         )
