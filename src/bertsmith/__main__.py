@@ -10,11 +10,11 @@ import sys
 import click
 
 from bertsmith.cli import cli
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, LostProcessError
 
 
 def main() -> None:
-    """Run the command line; exit code 2 for what the user can mend, 130 after Ctrl-C."""
+    """Run the command line; exit code 2 for what the user can mend, 130 after Ctrl-C, 1 when another process ended."""
     for stream in (sys.stdout, sys.stderr):
         # Korean must print under any locale.
         with contextlib.suppress(AttributeError, ValueError):
@@ -32,6 +32,8 @@ def main() -> None:
         sys.exit(2)
     except InputError as error:
         _fail(str(error))
+    except LostProcessError as error:
+        _fail(str(error), code=1)
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -47,9 +49,9 @@ def main() -> None:
         _fail("out of memory; try a smaller --batch-size, or --micro-batch-size")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Batch:
     masked_positions: Tensor | None = None
     masked_labels: Tensor | None = None
     labels: Tensor | None = None
+    idle: bool = False
 
     @property
     def num_sequences(self) -> int:

@@ -236,6 +236,15 @@ class OptimizerSettings(Configuration):
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay; not on biases and layer norms.")
     adam_beta2: float = Field(0.999, gt=0, lt=1, description="Decay of AdamW's second moment.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
+    spike: float | None = Field(
+        None, gt=1, description="A loss above so many times the median of the last 100 steps makes a step a bad one."
+    )
+    when_full: Literal["stop", "wait"] = Field(
+        "stop", description="What a run does on a full disk: stop with what was written before, or wait for room."
+    )
+    devices: int = Field(
+        1, ge=1, description="Processes to train with on this machine; one a GPU, or the CPUs shared among them."
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Arithmetic of the matrix products; auto times both for a moment and takes the faster.",
@@ -307,6 +316,14 @@ class PretrainSettings(OptimizerSettings):
     initial_layers: Literal["neighbours", "random"] = Field(
         "neighbours",
         description="Start of attention and output layer; neighbours: a token is predicted by those around it.",
+    )
+    spike: float | None = Field(
+        2.0, gt=1, description="A loss above so many times the median of the last 100 steps makes a step a bad one."
+    )
+    bad_steps: Literal["skip", "rollback", "stop"] = Field(
+        "skip",
+        description="What is done about a step whose loss or gradient is no number, or whose loss jumps: leave it out, "
+        "go back to the last checkpoint and leave out all since then, or stop.",
     )
     recipe: Literal["fast", "paper"] = Field(
         "fast",

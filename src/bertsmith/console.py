@@ -31,17 +31,21 @@ class Log:
 
     Attributes:
         quiet: say nothing but warnings.
+        mute: not even these.
     """
 
     quiet: bool = False
+    mute: bool = False
 
     def say(self, message: str) -> None:
         """Print one line (rich markup is not interpreted: user text may hold brackets)."""
-        if not self.quiet:
+        if not (self.quiet or self.mute):
             _console().print(message, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print one line that the user should not miss."""
+        if self.mute:
+            return
         _console().print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
@@ -51,7 +55,7 @@ class Log:
         A total of None is one that nobody knows: then what was done stands in place of the time left. Without a
         terminal a line every 15 seconds takes the bar's place, so that log files stay readable.
         """
-        if self.quiet:
+        if self.quiet or self.mute:
             yield lambda amount=0, total=None, **fields: None
         elif _console().is_terminal:
             columns = (

@@ -1,4 +1,4 @@
-"""The one exception that a user's input can cause."""
+"""The exception that a user's input can cause, and the one that the end of another process causes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ class InputError(ValueError):
         super().__init__(f"{where}: {message}" if where else message)
         self.path = path
         self.line = line
+
+
+class LostProcessError(Exception):
+    """Another process of the same run ended, and this one cannot go on without it.
+
+    The command line prints it without a traceback and exits with code 1, so that torchrun starts the run again.
+    """
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -64,6 +64,9 @@ class FinetuneSettings(OptimizerSettings):
         description="First try so many configurations of learning rate, epochs, batch size and warm-up (extra "
         "'search'), then tune with the best by the dev metric.",
     )
+    bad_steps: Literal["skip", "stop"] = Field(
+        "skip", description="What is done about a step whose loss or gradient is no number: leave it out, or stop."
+    )
     resume: bool = Field(False, description="Go on with a run that was stopped.")
 
 

@@ -17,8 +17,8 @@ from bertsmith.model.heads import PretrainingModel
 from bertsmith.training.budget import Budget, measure_step
 from bertsmith.training.loop import Progress, StopRequest, accumulate_gradients, dropout_seed, train
 from bertsmith.training.optimizer import make_optimizer
-from bertsmith.training.pretrain import _objective
 from bertsmith.training.schedule import fixed
+from bertsmith.training.session import objective as _objective
 
 CPU = torch.device("cpu")
 

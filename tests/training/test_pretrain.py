@@ -230,7 +230,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(directory, *arguments)
 
-    from bertsmith.training import pretrain as module
+    from bertsmith.training import session as module
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "save_optimizer", full)

@@ -39,6 +39,7 @@ from bertsmith.tasks.texts import shown
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.apply import apply_model
 from bertsmith.training.checkpoint import MetricsLog
+from bertsmith.training.disk import Disk
 from bertsmith.training.loop import StopRequest
 from bertsmith.training.tuning import RunState, SeedState, Session, TaskData, tune
 
@@ -244,6 +245,7 @@ def _fit_network(bench: Bench, contender: Contender, setting: float, seed: int, 
             dtype,
             metrics,
             bench.stop,
+            Disk(Path(folder), Log(quiet=True)),
             Log(quiet=True),
             keeps_checkpoints=False,
         )

@@ -9,24 +9,32 @@ from torch import nn
 from bertsmith.batch import by_token_budget
 from bertsmith.tasks.task import Examples, Facts, Outputs, Task
 from bertsmith.training.device import autocast
+from bertsmith.training.processes import ALONE, Processes
 
 _MAX_TOKENS = 4096
 
 
 @torch.no_grad()
 def apply_model(
-    model: nn.Module, task: Task, examples: Examples, facts: Facts, device: torch.device, dtype: torch.dtype
+    model: nn.Module,
+    task: Task,
+    examples: Examples,
+    facts: Facts,
+    device: torch.device,
+    dtype: torch.dtype,
+    processes: Processes = ALONE,
 ) -> Outputs:
     """Return one float32 array an example, in their order, without dropout.
 
     Examples of similar length go through the model together; what an example gets does not depend on the others.
+    Several processes share the work, and each gets all outputs.
     """
     model.eval()
-    outputs: Outputs = [np.empty(0)] * len(examples.lengths)
-    for numbers in by_token_budget(examples.lengths, _MAX_TOKENS):
+    own: dict[int, np.ndarray] = {}
+    for numbers in by_token_budget(examples.lengths, _MAX_TOKENS)[processes.rank :: processes.size]:
         batch = examples.batch(numbers)
         with autocast(dtype, device):
             output = model(batch.to(device))
-        for number, part in zip(numbers, task.outputs(output, batch, facts), strict=True):
-            outputs[number] = part
-    return outputs
+        own |= {int(n): part for n, part in zip(numbers, task.outputs(output, batch, facts), strict=True)}
+    found = {number: part for some in processes.gathered(own) for number, part in some.items()}
+    return [found[number] for number in range(len(examples.lengths))]

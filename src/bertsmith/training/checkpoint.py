@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Callable, Collection
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -16,10 +16,12 @@ from torch import nn
 
 from bertsmith import files
 from bertsmith.config import Configuration
-from bertsmith.console import Log, human
+from bertsmith.console import Log
 from bertsmith.errors import InputError
+from bertsmith.training.disk import Disk
 
 CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
 OPTIMIZER = "optimizer.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -55,24 +57,13 @@ def refuse_other_files(directory: Path) -> None:
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
     """Write ``run/checkpoints/step-00000500`` with ``write(directory)``, then delete all but the newest ``keep``.
 
-    Raises:
-        InputError: the disk is full; the checkpoints from before are whole and stay.
+    When it fails, on a full disk for one, the checkpoints from before are whole and stay.
     """
     folder = run / CHECKPOINTS
     _remove_leftovers(folder)
     path = folder / f"step-{step:08d}"
-    try:
-        with files.new_directory(path) as temporary:
-            write(temporary)
-    except (OSError, SafetensorError) as error:
-        if not _is_full(error):
-            raise
-        free = shutil.disk_usage(run).free
-        raise InputError(
-            f"the disk is full ({human(free)}B free): the checkpoint of step {step:,} could not be written. "
-            "Earlier ones are whole; make room and go on with --resume",
-            path=path,
-        ) from None
+    with files.new_directory(path) as temporary:
+        write(temporary)
     for old in _checkpoints(run)[keep:]:
         shutil.rmtree(old)
     return path
@@ -107,11 +98,6 @@ def _remove_leftovers(folder: Path) -> None:
     # A killed process cannot clean up after itself.
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_full(error: Exception) -> bool:
-    # The Rust writer of safetensors reports the system's error as text.
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
 
 
 def save_optimizer(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -154,19 +140,41 @@ class MetricsLog:
     Args:
         path: the file.
         keep: when a run goes on, which entries of before stay; the others will come again. By default none.
+        disk: what happens when it is full; by default the error of the system comes through.
     """
 
-    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda entry: False) -> None:
+    def __init__(
+        self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda entry: False, disk: Disk | None = None
+    ) -> None:
         self._path = path
+        self._disk = disk
+        self._pending = b""
         if path.exists():
-            kept = [entry for entry in read_metrics(path) if keep(entry)]
-            files.write_text(path, "".join(_line(entry) for entry in kept))
-        self._file: TextIO = path.open("a", encoding="utf-8")
+            self._rewrite(keep)
+        self._file: RawIOBase = path.open("ab", buffering=0)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append one entry; it must have a step."""
-        self._file.write(_line(entry))
-        self._file.flush()
+        self._pending += _line(entry).encode()
+        if self._disk is None:
+            self._flush()
+        else:
+            self._disk.write(self._path.name, self._flush)
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the entries that are not ``wanted``: their steps will come again."""
+        self._file.close()
+        self._rewrite(wanted)
+        self._file = self._path.open("ab", buffering=0)
+
+    def _rewrite(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        kept = [entry for entry in read_metrics(self._path) if wanted(entry)]
+        files.write_text(self._path, "".join(_line(entry) for entry in kept))
+
+    def _flush(self) -> None:
+        # A disk takes what it has room for; the rest stays for the next attempt.
+        while self._pending:
+            self._pending = self._pending[self._file.write(self._pending) :]
 
     def __enter__(self) -> Self:
         return self

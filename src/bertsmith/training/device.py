@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from bertsmith.errors import InputError
+from bertsmith.training.processes import local_gpu, local_share
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -27,9 +28,10 @@ def pick_device(name: str) -> torch.device:
         InputError: the name is unknown or the device is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        # Each process on a machine has a GPU of its own.
+        device = torch.device("cuda", local_gpu()) if name == "cuda" else torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -48,8 +50,8 @@ def cpu_quota() -> int:
 
 
 def set_up_process(threads: int) -> int:
-    """Give torch ``threads`` threads (0: the quota), keep freed memory, and return the number of threads."""
-    chosen = threads or cpu_quota()
+    """Give torch ``threads`` threads (0: this process's share of the quota), keep freed memory; return their number."""
+    chosen = threads or local_share(cpu_quota())
     torch.set_num_threads(chosen)
     _keep_freed_memory()
     return chosen

@@ -13,6 +13,7 @@ from bertsmith.batch import Batch
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.pretraining.statistics import log_unigram
 from bertsmith.training.device import autocast
+from bertsmith.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,21 @@ def evaluate(
     unigram_entropy: float,
     device: torch.device,
     dtype: torch.dtype,
+    processes: Processes = ALONE,
 ) -> Evaluation:
-    """Evaluate without dropout; the result does not depend on how the instances are batched."""
+    """Evaluate without dropout, each process its ``batches``; the result does not depend on how they are batched."""
     model.eval()
-    mlm_loss = nsp_loss = 0.0
-    mlm_right = nsp_right = mlm_count = nsp_count = nsp_random = 0
+    sums = [0.0] * 7
     for held in batches:
         batch = held.to(device)
         assert batch.masked_labels is not None
         assert batch.labels is not None
         with autocast(dtype, device):
             losses = model.losses(batch)
-        mlm_loss += float(losses.mlm)
-        nsp_loss += float(losses.nsp)
-        mlm_right += int(losses.mlm_right)
-        nsp_right += int(losses.nsp_right)
-        mlm_count += len(batch.masked_labels)
-        nsp_count += len(batch.labels)
-        nsp_random += int(batch.labels.sum())
+        found = [float(f) for f in (losses.mlm, losses.nsp, losses.mlm_right, losses.nsp_right, batch.labels.sum())]
+        found += [len(batch.masked_labels), len(batch.labels)]
+        sums = [total + more for total, more in zip(sums, found, strict=True)]
+    mlm_loss, nsp_loss, mlm_right, nsp_right, nsp_random, mlm_count, nsp_count = processes.sums(sums)
     mean = mlm_loss / mlm_count
     return Evaluation(
         mlm_loss=mean,

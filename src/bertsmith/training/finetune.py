@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from bertsmith.tasks.task import source, split_rows
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.checkpoint import (
     CHECKPOINTS,
+    METRICS,
     MetricsLog,
     last_checkpoint,
     refuse_other_files,
@@ -28,7 +30,10 @@ from bertsmith.training.checkpoint import (
 )
 from bertsmith.training.data_report import DataReport, describe_data
 from bertsmith.training.device import pick_device, pick_precision, set_up_process
+from bertsmith.training.disk import Disk
+from bertsmith.training.launch import is_started_by_an_engine, launch
 from bertsmith.training.loop import StopRequest
+from bertsmith.training.processes import Processes, joined
 from bertsmith.training.report import finetuning_report
 from bertsmith.training.search import JOURNAL, Trial, best_of, search
 from bertsmith.training.tuning import (
@@ -44,7 +49,7 @@ from bertsmith.training.tuning import (
 )
 
 # Settings that may differ between the first session of a run and its continuation.
-_FREE = ("resume", "quiet", "threads", "output")
+_FREE = ("resume", "quiet", "threads", "output", "devices", "bad_steps", "spike", "when_full")
 # What transformers calls those of our tasks that its class for sequences does not guess.
 _PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regress": "regression"}
 
@@ -79,8 +84,20 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
     Raises:
         InputError: the model, the rows or the settings cannot be used; nothing is written then.
         KeyboardInterrupt: stopped by the user; a checkpoint was written.
+        LostProcessError: another process of the run ended.
     """
     log = log or Log(settings.quiet)
+    if settings.devices > 1 and not is_started_by_an_engine():
+        result: FinetuningResult = launch(finetune, settings, log)
+        return result
+    with joined() as processes, StopRequest() as stop:
+        return _finetune(settings, processes, stop, log if processes.is_first else Log(mute=True))
+
+
+def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopRequest, log: Log) -> FinetuningResult:
+    """Do what :func:`finetune` does, in one of its processes."""
+    if processes.size > 1 and settings.search is not None:
+        raise InputError("--search works with one process; search first, then tune with --devices")
     directory = model_directory(settings.model)
     # What a name of the hub stands for may change before the run goes on.
     settings = settings.model_copy(update={"model": pinned(settings.model, directory)})
@@ -101,23 +118,32 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
     data, report = _read(settings, tokenizer, log)
     device = pick_device(settings.device)
     threads = set_up_process(settings.threads)
-    dtype = pick_precision(settings.precision, device, config.hidden_size)
+    dtype = processes.share(pick_precision(settings.precision, device, config.hidden_size))
     encoder = None if settings.from_scratch else load_encoder(directory)
-    with files.only_writer(settings.output), StopRequest() as stop:
-        checkpoint = _check_output(settings, log)
+    with contextlib.ExitStack() as held:
+        checkpoint = None
+        if processes.is_first:
+            held.enter_context(files.only_writer(settings.output))
+            checkpoint = _check_output(settings, log)
+        checkpoint = processes.share(checkpoint)
         run = load_run_state(checkpoint) if checkpoint else RunState([SeedState(settings.seed)])
-        log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {threads} threads")
-        with MetricsLog(settings.output / "metrics.jsonl", keep=lambda entry: _was_before(entry, run)) as metrics:
-            session = Session(settings, config, encoder, data, device, dtype, metrics, stop, log)
-            if settings.epochs is None and session.stretch > 1:
-                log.say(
-                    f"few rows: {session.epochs:g} epochs instead of 3, so that there are at least "
-                    f"{settings.min_steps} steps (--epochs, --min-steps)"
-                )
-            trials = search(session, settings.search) if settings.search is not None else []
-            if trials:
-                session = replace(session, settings=settings.model_copy(update=best_of(trials).settings))
-            _tune_all(session, run, checkpoint)
+        several = f"{processes.size} processes of " if processes.size > 1 else ""
+        log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {several}{threads} threads")
+        disk = Disk(settings.output, log, settings.when_full == "wait", lambda: stop.requested)
+        metrics = None
+        if processes.is_first:
+            path = settings.output / METRICS
+            metrics = held.enter_context(MetricsLog(path, keep=lambda entry: _was_before(entry, run), disk=disk))
+        session = Session(settings, config, encoder, data, device, dtype, metrics, stop, disk, log, processes)
+        if settings.epochs is None and session.stretch > 1:
+            log.say(
+                f"few rows: {session.epochs:g} epochs instead of 3, so that there are at least "
+                f"{settings.min_steps} steps (--epochs, --min-steps)"
+            )
+        trials = search(session, settings.search) if settings.search is not None else []
+        if trials:
+            session = replace(session, settings=settings.model_copy(update=best_of(trials).settings))
+        _tune_all(session, run, checkpoint)
         return _finish(session, run, report, trials, tokenizer)
 
 
@@ -200,6 +226,9 @@ def _finish(
     values = {name: [seed.metrics[name] for seed in run.seeds] for name in scores.metrics}
     mean = {name: statistics.fmean(v) for name, v in values.items()}
     deviation = {name: statistics.stdev(v) if len(v) > 1 else 0.0 for name, v in values.items()}
+    result = FinetuningResult(settings.output, scores, mean, deviation)
+    if not session.processes.is_first:
+        return result
     files.write_json(
         settings.output / "scores.json",
         {
@@ -220,13 +249,16 @@ def _finish(
         },
     )
     # The model comes last: with it the run is finished.
-    save_model(
-        model,
-        settings.output / "model",
-        tokenizer,
-        labels=tuple(facts.get("labels", ())),
-        extras={"task": data.task.name, "facts": facts},
-        problem_type=_PROBLEM_TYPES.get(data.task.name),
+    session.disk.write(
+        "the model",
+        lambda: save_model(
+            model,
+            settings.output / "model",
+            tokenizer,
+            labels=tuple(facts.get("labels", ())),
+            extras={"task": data.task.name, "facts": facts},
+            problem_type=_PROBLEM_TYPES.get(data.task.name),
+        ),
     )
     shutil.rmtree(settings.output / CHECKPOINTS, ignore_errors=True)
     page = finetuning_report(settings.output)
@@ -237,4 +269,4 @@ def _finish(
         log.say(f"over {len(run.seeds)} seeds: {spread}")
     log.say(f"model: {settings.output / 'model'}   report: {page}")
     log.say(f"next: bertsmith predict {settings.output} --input FILE -o predictions.jsonl")
-    return FinetuningResult(settings.output, scores, mean, deviation)
+    return result

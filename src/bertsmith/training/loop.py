@@ -1,7 +1,8 @@
-"""The one training loop: a step of micro-batches, one gradient, one update."""
+"""The one training loop: a step of micro-batches, over one process or several, one gradient, one update."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import signal
@@ -9,17 +10,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
 from bertsmith.config import OptimizerSettings
+from bertsmith.errors import InputError
 from bertsmith.training.device import autocast
+from bertsmith.training.guard import HISTORY, TOO_MANY, refusal
 from bertsmith.training.optimizer import apply_gradients
+from bertsmith.training.processes import ALONE, Processes, in_parallel
 from bertsmith.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,9 @@ class Progress:
         tokens: tokens seen.
         seconds: time spent, over all sessions of the run.
         best: the lowest held-out loss so far.
+        recent: the losses of the last good steps.
+        refused: bad steps in a row, up to now.
+        offset: how many steps' batches a return to an earlier checkpoint has left out for good.
     """
 
     schedule: Schedule
@@ -52,6 +63,9 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     best: float = field(default=math.inf)
+    recent: list[float] = field(default_factory=list)
+    refused: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,8 +77,9 @@ class StepReport:
         losses: the mean of each kind of loss (nats).
         learning_rate: the rate it was made with.
         grad_norm: the gradient's global norm before clipping.
-        tokens: tokens in this step.
+        tokens: tokens in this step, of all processes.
         seconds: the step's own time, without evaluations and checkpoints between steps.
+        refusal: why the step did not change the weights; None for a good one.
     """
 
     step: int
@@ -73,6 +88,7 @@ class StepReport:
     grad_norm: float
     tokens: int
     seconds: float
+    refusal: str | None = None
 
     @property
     def loss(self) -> float:
@@ -81,10 +97,10 @@ class StepReport:
 
 
 def metrics_entry(report: StepReport, progress: Progress) -> dict[str, Any]:
-    """Return a step as a line of metrics.jsonl."""
-    return {
+    """Return a step as a line of metrics.jsonl; a number that JSON cannot hold is null."""
+    entry = {
         "step": report.step,
-        "kind": "train",
+        "kind": "refused" if report.refusal else "train",
         "loss": report.loss,
         **report.losses,
         "learning_rate": report.learning_rate,
@@ -93,6 +109,8 @@ def metrics_entry(report: StepReport, progress: Progress) -> dict[str, Any]:
         "tokens_per_second": report.tokens / max(report.seconds, 1e-9),
         "seconds": progress.seconds,
     }
+    held = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in entry.items()}
+    return held | {"reason": report.refusal} if report.refusal else held
 
 
 def train(
@@ -106,28 +124,55 @@ def train(
     device: torch.device,
     dtype: torch.dtype,
     seed: int,
+    processes: Processes = ALONE,
 ) -> Iterator[StepReport]:
     """Make steps until the schedule's end, and yield a report after each.
 
-    ``batches`` gives the micro-batches of each step from ``progress.step`` on. The model is put back into
-    training mode before every step, so the caller may evaluate between steps.
+    ``batches`` gives this process's micro-batches of each step from ``progress.step`` on. The model is put back into
+    training mode before every step, so the caller may evaluate between steps. A step whose loss or gradient is no
+    number, or whose loss jumps (``settings.spike``), leaves the weights as they are; its report says so.
+
+    Raises:
+        InputError: too many such steps came in a row.
     """
+    parallel = None
     last = time.monotonic()
     while progress.step < progress.schedule.total_steps:
         begun = time.monotonic()
         micro_batches = next(batches)
         model.train()
+        if parallel is None:
+            parallel = in_parallel(model, objective, processes, micro_batches[0].to(device))
         learning_rate = progress.schedule.learning_rate(progress.step)
-        losses = accumulate_gradients(model, micro_batches, objective, progress.step, device, dtype, seed)
-        grad_norm = apply_gradients(model, optimizer, learning_rate, settings.max_grad_norm)
-        tokens = sum(batch.num_tokens for batch in micro_batches)
+        losses = accumulate_gradients(
+            model, micro_batches, objective, progress.step, device, dtype, seed, processes, parallel
+        )
+        loss = sum(losses.values())
+        reasons: list[str] = []
+
+        def accept(grad_norm: float, loss: float = loss, reasons: list[str] = reasons) -> bool:
+            reason = refusal(loss, grad_norm, progress.recent, settings.spike)
+            reasons.extend([reason] if reason else [])
+            return reason is None
+
+        grad_norm = apply_gradients(model, optimizer, learning_rate, settings.max_grad_norm, accept)
+        (tokens,) = processes.sums([sum(batch.num_tokens for batch in micro_batches if not batch.idle)])
         now = time.monotonic()
         progress.step += 1
-        progress.tokens += tokens
+        progress.tokens += int(tokens)
         progress.seconds += now - last
-        report = StepReport(progress.step, losses, learning_rate, grad_norm, tokens, now - begun)
+        progress.refused = progress.refused + 1 if reasons else 0
+        if not reasons:
+            progress.recent = [*progress.recent, loss][-HISTORY:]
+        reason = reasons[0] if reasons else None
+        report = StepReport(progress.step, losses, learning_rate, grad_norm, int(tokens), now - begun, reason)
         last = now
         yield report
+        if progress.refused >= TOO_MANY:
+            raise InputError(
+                f"{TOO_MANY} steps in a row, up to step {progress.step:,}, could not be used: {reason}. The weights "
+                "are those from before; try a new run with a lower --learning-rate, a longer --warmup or float32"
+            )
 
 
 def accumulate_gradients(
@@ -138,24 +183,44 @@ def accumulate_gradients(
     device: torch.device,
     dtype: torch.dtype,
     seed: int,
+    processes: Processes = ALONE,
+    parallel: DistributedDataParallel | None = None,
 ) -> dict[str, float]:
     """Add up the gradient of one step and return its mean losses.
 
-    Each loss has one denominator, the count over all micro-batches: a step in one piece and the same step in
-    several have the same gradient although the pieces hold different numbers of masked tokens.
+    Each loss has one denominator, the count over all micro-batches of all processes: a step in one piece and the same
+    step in several have the same gradient although the pieces hold different numbers of masked tokens.
+
+    Args:
+        model: what is trained.
+        micro_batches: this process's pieces of the step; every process has as many.
+        objective: the losses.
+        step: counted from 0; with the piece's number and ``seed`` it draws the dropout.
+        device: where the model is.
+        dtype: of the matrix products.
+        seed: of the run.
+        processes: who else works on this step.
+        parallel: the model as :func:`~bertsmith.training.processes.in_parallel` gives it.
     """
     counts = [objective.counts(batch) for batch in micro_batches]
-    totals = {name: max(1, sum(count[name] for count in counts)) for name in counts[0]}
-    losses = dict.fromkeys(totals, 0.0)
-    for number, batch in enumerate(micro_batches):
-        torch.manual_seed(dropout_seed(seed, step, number))
-        with autocast(dtype, device):
-            sums = objective.sums(model, batch.to(device))
-        means = {name: value / totals[name] for name, value in sums.items()}
-        torch.stack(list(means.values())).sum().backward()  # type: ignore[no-untyped-call]
+    names = list(counts[0])
+    # An idle batch goes through the model because every process must; it adds nothing.
+    weights = [0.0 if batch.idle else 1.0 for batch in micro_batches]
+    totals = processes.sums([sum(w * count[name] for w, count in zip(weights, counts, strict=True)) for name in names])
+    denominators = {name: max(1.0, total) for name, total in zip(names, totals, strict=True)}
+    losses = dict.fromkeys(names, 0.0)
+    for number, (batch, weight) in enumerate(zip(micro_batches, weights, strict=True)):
+        torch.manual_seed(dropout_seed(seed, step, processes.rank * len(micro_batches) + number))
+        is_last = number == len(micro_batches) - 1
+        with contextlib.nullcontext() if parallel is None or is_last else parallel.no_sync():
+            with autocast(dtype, device):
+                sums = (parallel or partial(objective.sums, model))(batch.to(device))
+            means = {name: value * (weight / denominators[name]) for name, value in sums.items()}
+            # The engine takes the mean over processes; what is wanted is the sum.
+            (torch.stack(list(means.values())).sum() * processes.size).backward()  # type: ignore[no-untyped-call]
         for name, mean in means.items():
             losses[name] += float(mean.detach())
-    return losses
+    return dict(zip(names, processes.sums([losses[name] for name in names]), strict=True))
 
 
 def dropout_seed(*key: int | str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -73,13 +74,25 @@ def _height(name: str, depth: int) -> int:
     return int(name.split(".")[2]) if name.startswith("bert.layers.") else depth
 
 
+def _always(grad_norm: float) -> bool:
+    return True
+
+
 def apply_gradients(
-    model: nn.Module, optimizer: torch.optim.Optimizer, learning_rate: float, max_grad_norm: float
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    max_grad_norm: float,
+    accept: Callable[[float], bool] = _always,
 ) -> float:
-    """Clip the gradients to a global norm, make one step, clear them; return the norm before clipping."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group.get("scale", 1.0)
-    optimizer.step()
+    """Clip the gradients to a global norm, make one step, clear them; return the norm before clipping.
+
+    Where ``accept`` refuses the norm, neither weights nor moments change.
+    """
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    if accept(norm):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * group.get("scale", 1.0)
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(norm)
+    return norm

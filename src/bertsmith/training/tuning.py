@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from bertsmith.task_config import FinetuneSettings
 from bertsmith.tasks.scores import Scores, spoken
 from bertsmith.tasks.task import Examples, Facts, Task
 from bertsmith.training.apply import apply_model
-from bertsmith.training.checkpoint import MetricsLog, load_optimizer, save_checkpoint, save_optimizer
-from bertsmith.training.loop import Objective, Progress, StopRequest, dropout_seed, metrics_entry, train
+from bertsmith.training.checkpoint import METRICS, MetricsLog, load_optimizer, save_checkpoint, save_optimizer
+from bertsmith.training.disk import Disk
+from bertsmith.training.loop import Objective, Progress, StepReport, StopRequest, dropout_seed, metrics_entry, train
 from bertsmith.training.optimizer import make_finetuning_optimizer
+from bertsmith.training.processes import ALONE, Processes
 from bertsmith.training.schedule import fixed
 
 Weights = dict[str, Tensor]
@@ -94,7 +96,9 @@ class Session:
 
     Attributes:
         settings, config, encoder, data, device, dtype: what is trained on what, where.
-        metrics, stop, log: where it reports to, and the user's wish to stop.
+        metrics, stop, disk, log: where it reports to, and the user's wish to stop; None writes nothing (the processes
+            beside the first).
+        processes: who else works on it.
         after_epoch: called between epochs with those done and the best dev metric so far; true ends the seed.
         keeps_checkpoints: whether a stopped seed can go on.
     """
@@ -105,9 +109,11 @@ class Session:
     data: TaskData
     device: torch.device
     dtype: torch.dtype
-    metrics: MetricsLog
+    metrics: MetricsLog | None
     stop: StopRequest
+    disk: Disk
     log: Log
+    processes: Processes = ALONE
     after_epoch: Callable[[float, float], bool] = _never
     keeps_checkpoints: bool = True
 
@@ -154,18 +160,24 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
         model,
         optimizer,
         progress,
-        _batches(data.train, settings.batch_size, state.seed, state.step),
-        Objective(data.task.counts, lambda m, batch: data.task.sums(m, batch, data.facts)),
+        _batches(data.train, settings.batch_size, state.seed, state.step, session.processes),
+        _objective(data),
         settings=settings,
         device=session.device,
         dtype=session.dtype,
         seed=state.seed,
+        processes=session.processes,
     )
     with session.log.progress(f"fine-tuning, seed {state.seed}", total - state.step, "steps") as advance:
         for report in steps:
             state.step, state.tokens, state.seconds = progress.step, progress.tokens, progress.seconds
-            session.metrics.write({"seed": state.seed, **metrics_entry(report, progress)})
+            _record(session, {"seed": state.seed, **metrics_entry(report, progress)} | _rows(session, state, report))
             advance(1, loss=f"{report.loss:.3f}")
+            if report.refusal is not None:
+                what = f"step {report.step:,} was bad: {report.refusal}; {METRICS} names its examples"
+                if settings.bad_steps == "stop":
+                    raise InputError(f"{what}. Lower --learning-rate, or leave it out with --bad-steps skip")
+                session.log.warn(f"{what}. It is left out")
             is_due = report.step % session.steps_per_evaluation == 0 or report.step == total
             if is_due:
                 _evaluate(session, run, model)
@@ -178,9 +190,10 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
                     break
                 if session.after_epoch(state.step / session.steps_per_epoch, _best_metric(session, state)):
                     break
-            if session.keeps_checkpoints and (is_due or session.stop.requested):
+            stopped = session.processes.any(session.stop.requested)
+            if session.keeps_checkpoints and (is_due or stopped):
                 _save(session, run, model, optimizer)
-            if session.stop.requested:
+            if stopped:
                 return False
     if state.collapsed:
         session.log.warn(
@@ -188,6 +201,24 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
             "Try another seed, a lower learning rate, a longer warm-up or more epochs"
         )
     return True
+
+
+def _objective(data: TaskData) -> Objective:
+    return Objective(data.task.counts, lambda model, batch: data.task.sums(model, batch, data.facts))
+
+
+def _record(session: Session, entry: dict[str, Any]) -> None:
+    if session.metrics is not None:
+        session.metrics.write(entry)
+
+
+def _rows(session: Session, state: SeedState, report: StepReport) -> dict[str, list[int]]:
+    """Return which examples (counted from 0) a bad step was made of."""
+    if report.refusal is None:
+        return {}
+    rows, size = len(session.data.train.lengths), session.settings.batch_size
+    epoch, number = divmod(report.step - 1, session.steps_per_epoch)
+    return {"examples": epoch_batches(rows, size, state.seed, epoch)[number].tolist()}
 
 
 def _model(session: Session, seed: int) -> nn.Module:
@@ -206,7 +237,7 @@ def _evaluate(session: Session, run: RunState, model: nn.Module) -> None:
     scores = score_dev(session, model)
     epoch = state.step / session.steps_per_epoch
     entry = {"seed": state.seed, "epoch": epoch, "step": state.step, "kind": "eval", **scores.metrics}
-    session.metrics.write(entry)
+    _record(session, entry)
     figures = ", ".join(f"{spoken(name)} {value:.3f}" for name, value in scores.metrics.items())
     session.log.say(f"seed {state.seed}, epoch {epoch:g}: dev {figures}")
     metric = chosen_metric(session.settings, scores.metrics)
@@ -221,7 +252,7 @@ def _evaluate(session: Session, run: RunState, model: nn.Module) -> None:
 def score_dev(session: Session, model: nn.Module) -> Scores:
     """Return the scores of a model on the dev rows."""
     data = session.data
-    outputs = apply_model(model, data.task, data.dev, data.facts, session.device, session.dtype)
+    outputs = apply_model(model, data.task, data.dev, data.facts, session.device, session.dtype, session.processes)
     return data.task.score(outputs, data.dev, data.dev_rows, data.facts)
 
 
@@ -247,13 +278,15 @@ def resume_command(settings: FinetuneSettings) -> str:
     return f"bertsmith finetune {task} --config {settings.output / 'config.yaml'} --resume"
 
 
-def _batches(examples: Examples, batch_size: int, seed: int, step: int) -> Iterator[list[Batch]]:
-    """Yield the batches from ``step`` on."""
+def _batches(examples: Examples, batch_size: int, seed: int, step: int, processes: Processes) -> Iterator[list[Batch]]:
+    """Yield this process's part of the batches from ``step`` on."""
     rows = len(examples.lengths)
     first, skip = divmod(step, math.ceil(rows / batch_size))
     for epoch in itertools.count(first):
         for numbers in epoch_batches(rows, batch_size, seed, epoch)[skip if epoch == first else 0 :]:
-            yield [examples.batch(numbers)]
+            own = np.array_split(numbers, processes.size)[processes.rank]
+            # Every process makes every step; one without rows of its own makes it with a row that counts nothing.
+            yield [examples.batch(own) if len(own) else replace(examples.batch(numbers[:1]), idle=True)]
 
 
 def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -263,6 +296,9 @@ def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[np.
 
 
 def _save(session: Session, run: RunState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    if not session.processes.is_first:
+        return
+
     def write(directory: Path) -> None:
         state = {"seeds": [asdict(s) for s in run.seeds], "threads": torch.get_num_threads()}
         files.write_json(directory / "state.json", state)
@@ -273,7 +309,10 @@ def _save(session: Session, run: RunState, model: nn.Module, optimizer: torch.op
         save_optimizer(directory, model, optimizer)
 
     done = sum(seed.step for seed in run.seeds)
-    save_checkpoint(session.settings.output, done, write, keep=1)
+    # The weights, two moments, and the weights of up to two best epochs.
+    needed = 20 * sum(parameter.numel() for parameter in model.parameters())
+    output = session.settings.output
+    session.disk.write(f"the checkpoint of step {done:,}", lambda: save_checkpoint(output, done, write, keep=1), needed)
 
 
 def load_run_state(checkpoint: Path) -> RunState:

@@ -1,0 +1,82 @@
+"""Writing a run's files on a disk that may be full: stop with a sentence, or wait for room."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError
+
+from bertsmith.console import Log, human
+from bertsmith.errors import InputError
+
+Result = TypeVar("Result")
+
+_POLL_SECONDS = 2.0
+
+
+def _goes_on() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Where a run writes, and what it does when there is no room.
+
+    Attributes:
+        folder: any path on the disk.
+        log: where waiting is told.
+        waits: try again when there is room, instead of ending.
+        stopped: whether the user has asked to stop, which ends the waiting.
+    """
+
+    folder: Path
+    log: Log
+    waits: bool = False
+    stopped: Callable[[], bool] = _goes_on
+
+    def write(self, what: str, action: Callable[[], Result], needed: int = 0) -> Result:
+        """Return what ``action`` does, done again from its start while the disk is full and this disk waits.
+
+        Args:
+            what: names it in the message ("the checkpoint of step 500").
+            action: leaves nothing half-written when it fails.
+            needed: bytes, roughly; 0 if that is not known.
+
+        Raises:
+            InputError: the disk is full; what was written before is whole.
+        """
+        told = False
+        while True:
+            try:
+                return action()
+            except (OSError, SafetensorError) as error:
+                if not is_full(error):
+                    raise
+                free = shutil.disk_usage(self.folder).free
+            size = f"{human(needed)}B needed, " if needed else ""
+            if not self.waits or self.stopped():
+                raise InputError(
+                    f"the disk is full ({size}{human(free)}B free): {what} could not be written. "
+                    "Everything from before is whole; make room and go on with --resume",
+                    path=self.folder,
+                )
+            if not told:
+                told = True
+                self.log.warn(f"{self.folder}: the disk is full ({size}{human(free)}B free); {what} waits for room")
+            # What is needed is an estimate, so any more room than there was is worth another attempt.
+            while not self.stopped() and shutil.disk_usage(self.folder).free <= free:
+                time.sleep(_POLL_SECONDS)
+
+
+def is_full(error: Exception) -> bool:
+    """Tell whether an error says that there is no room on the disk, or none within the user's quota."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # The Rust writer of safetensors reports the system's error as text.
+    return "No space left on device" in str(error)

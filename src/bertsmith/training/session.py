@@ -1,0 +1,240 @@
+"""What one session of a pre-training run works with: made anew, or from a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bertsmith import files
+from bertsmith.batch import Batch
+from bertsmith.config import PretrainSettings
+from bertsmith.console import Log
+from bertsmith.errors import InputError
+from bertsmith.model.heads import PretrainingModel
+from bertsmith.model.weights import load_pretraining_model, save_model, write_model
+from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
+from bertsmith.pretraining.masking import Masking
+from bertsmith.pretraining.sampler import Sampler
+from bertsmith.text.store import TokenStore
+from bertsmith.training.checkpoint import load_optimizer, save_checkpoint, save_optimizer
+from bertsmith.training.device import pick_device, pick_precision
+from bertsmith.training.disk import Disk
+from bertsmith.training.evaluate import unigram_entropy
+from bertsmith.training.initial import initial_model
+from bertsmith.training.loop import Objective, Progress
+from bertsmith.training.optimizer import make_optimizer
+from bertsmith.training.processes import Processes
+from bertsmith.training.schedule import Schedule, fixed
+
+Record = Callable[[dict[str, Any]], None]
+"""Writes an entry of metrics.jsonl; in all processes but the first it does nothing."""
+
+
+@dataclass
+class Session:
+    """All that one session of a run works with, in one of its processes.
+
+    Attributes:
+        settings, store, sampler, model, optimizer, progress: what is trained on what, and how far it is.
+        held_out: this process's share of the evaluation.
+        unigram: the loss of knowing only frequencies (nats).
+        device, dtype: where, and in which arithmetic.
+        processes: who else works on it.
+        disk: what is written goes through it.
+        log: what is said goes here.
+    """
+
+    settings: PretrainSettings
+    store: TokenStore
+    sampler: Sampler
+    model: PretrainingModel
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    held_out: list[Batch]
+    unigram: float
+    device: torch.device
+    dtype: torch.dtype
+    processes: Processes
+    disk: Disk
+    log: Log
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """Return this process's pieces of a step (from 0)."""
+        size, whole = self.settings.micro_batch_size, self.settings.batch_size
+        parts = self.processes.parts(math.ceil(whole / size) if size else 1)
+        return [self.sampler.batch(step + self.progress.offset, part, parts) for part in self.processes.own(parts)]
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What config.json says beside the model's numbers."""
+        return {"task": "pretraining", "max_length": self.settings.max_length}
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint, roughly: weights and two moments in float32."""
+        return 12 * sum(parameter.numel() for parameter in self.model.parameters())
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint, in the first process; the others go on."""
+        if self.processes.is_first:
+            step = self.progress.step
+            self.disk.write(
+                f"the checkpoint of step {step:,}",
+                lambda: save_checkpoint(self.settings.output, step, self._write),
+                self.checkpoint_bytes,
+            )
+
+    def save_model(self, name: str) -> Path:
+        """Write the weights as a model directory of the run, in the first process; return its path."""
+        path = self.settings.output / name
+        if self.processes.is_first:
+            self.disk.write(
+                f"the model {path}",
+                lambda: save_model(self.model, path, self.store.tokenizer, extras=self.extras),
+                self.checkpoint_bytes // 3,
+            )
+        return path
+
+    def go_back(self, checkpoint: Path) -> None:
+        """Take weights, moments and progress from an earlier checkpoint; the batches made since then are left out."""
+        step = self.progress.step
+        state = files.read_json(checkpoint / "state.json", what="the state of a checkpoint")
+        self.model.load_state_dict(load_pretraining_model(checkpoint).state_dict())
+        load_optimizer(checkpoint, self.model, self.optimizer)
+        seconds, schedule = self.progress.seconds, self.progress.schedule
+        self.progress = progress_from(state["progress"])
+        # The clock has gone on, and with it what a budget knows about this machine's speed.
+        self.progress.seconds, self.progress.schedule = seconds, schedule
+        self.progress.offset += step - self.progress.step
+
+    def _write(self, directory: Path) -> None:
+        write_model(self.model, directory, self.store.tokenizer, extras=self.extras)
+        save_optimizer(directory, self.model, self.optimizer)
+        state = {
+            "progress": asdict(self.progress),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "processes": self.processes.size,
+            "store": self.store.manifest["fingerprint"],
+        }
+        # Infinity is not JSON; a run without an evaluation has no best loss yet.
+        state["progress"]["best"] = None if math.isinf(self.progress.best) else self.progress.best
+        files.write_json(directory / "state.json", state)
+
+
+def start(
+    settings: PretrainSettings,
+    store: TokenStore,
+    checkpoint: Path | None,
+    processes: Processes,
+    stopped: Callable[[], bool],
+    log: Log,
+) -> Session:
+    """Begin a run, or go on from its checkpoint.
+
+    Raises:
+        InputError: the store is not the run's, has too little text, or the checkpoint cannot be read.
+    """
+    if settings.batch_size < processes.size:
+        raise InputError(f"batch_size {settings.batch_size}: each of {processes.size} processes needs a sequence")
+    device = pick_device(settings.device)
+    training_documents, held_out = held_out_documents(store, settings.held_out, settings.seed)
+    masking = _masking(settings)
+    sampler = Sampler(
+        store,
+        max_length=settings.max_length,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        documents=training_documents,
+        short_probability=settings.short_probability,
+        masking=masking,
+    )
+    batches = evaluation_batches(
+        store,
+        held_out,
+        max_length=settings.max_length,
+        instances=settings.eval_instances,
+        seed=settings.seed,
+        short_probability=settings.short_probability,
+        masking=masking,
+    )
+    if checkpoint is None:
+        model = initial_model(settings, store, training_documents, log).to(device)
+        optimizer = make_optimizer(model, settings)
+        dtype = pick_precision(settings.precision, device, model.config.hidden_size)
+        progress = Progress(fixed(settings.learning_rate, settings.warmup, _planned_steps(settings, sampler)))
+    else:
+        state = files.read_json(checkpoint / "state.json", what="the state of a checkpoint")
+        if state["store"] != store.manifest["fingerprint"]:
+            raise InputError("is not the store that this run was started with", path=settings.store)
+        model = load_pretraining_model(checkpoint).to(device)
+        optimizer = make_optimizer(model, settings)
+        load_optimizer(checkpoint, model, optimizer)
+        dtype = getattr(torch, state["precision"])
+        progress = progress_from(state["progress"])
+        now = {"threads": torch.get_num_threads(), "processes": processes.size}
+        for what, number in now.items():
+            if state.get(what, number) != number:
+                log.warn(
+                    f"the run had {state[what]} {what} and now has {number}: "
+                    "sums are added in another order, so the last digits may differ"
+                )
+    return Session(
+        settings=settings,
+        store=store,
+        sampler=sampler,
+        model=model,
+        optimizer=optimizer,
+        progress=progress,
+        held_out=batches[processes.rank :: processes.size],
+        unigram=unigram_entropy(store.token_counts, batches),
+        device=device,
+        # Each process times its own arithmetic; all must do the same.
+        dtype=processes.share(dtype),
+        processes=processes,
+        disk=Disk(settings.output, log, settings.when_full == "wait", stopped),
+        log=log,
+    )
+
+
+def objective(next_sentence: bool) -> Objective:
+    """Return what a step minimises: the masked-language-model loss, and that of next sentences if they are asked."""
+
+    def counts(batch: Batch) -> dict[str, int]:
+        assert batch.masked_positions is not None
+        masked = {"mlm_loss": len(batch.masked_positions)}
+        return masked | {"nsp_loss": batch.num_sequences} if next_sentence else masked
+
+    def sums(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(model, PretrainingModel)
+        losses = model.losses(batch)
+        return {"mlm_loss": losses.mlm, "nsp_loss": losses.nsp} if next_sentence else {"mlm_loss": losses.mlm}
+
+    return Objective(counts, sums)
+
+
+def progress_from(state: dict[str, Any]) -> Progress:
+    """Return the progress that a checkpoint's state.json holds."""
+    schedule = state["schedule"]
+    segments = tuple((int(a), float(b), int(c)) for a, b, c in schedule["segments"])
+    best = math.inf if state["best"] is None else float(state["best"])
+    return Progress(**state | {"schedule": Schedule(schedule["peak"], schedule["warmup"], segments), "best": best})
+
+
+def _masking(settings: PretrainSettings) -> Masking:
+    masked, _, random = (int(percent) / 100 for percent in settings.mask_mix.split("/"))
+    unit = "next" if settings.direction == "left-to-right" else settings.masking
+    return Masking(unit, settings.mask_share, masked, random)
+
+
+def _planned_steps(settings: PretrainSettings, sampler: Sampler) -> int:
+    """Return the number of steps; for a budget a first guess that is replaced once the speed is known."""
+    if settings.steps is not None:
+        return settings.steps
+    return max(1, math.ceil(float(settings.epochs or 1) * sampler.steps_per_epoch))
