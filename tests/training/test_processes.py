@@ -182,6 +182,26 @@ def test_torchrun_starts_a_lost_run_again(store: TokenStore, tmp_path: Path) -> 
     np.testing.assert_allclose(numbers(settings.output), numbers(whole.output), rtol=1e-5)
 
 
+def test_evaluation_is_shared(run: Path, tmp_path: Path) -> None:
+    """Scores of two processes under torchrun are those of one, written once."""
+    rows = write_rows(tmp_path / "rows.csv", 11, 3)
+    tuned = tmp_path / "tuned"
+    finetune(
+        ClassifySettings.parse(
+            {"model": run, "train": rows, "dev": rows, "output": tuned, "epochs": 1, "max_length": 30, "threads": 1}
+        ),
+        QUIET,
+    )
+    engine = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    found = []
+    for name, how in (("one", ["-m"]), ("two", engine)):
+        words = ["bertsmith", "evaluate", str(tuned), "--input", str(rows), "-o", str(tmp_path / name)]
+        made = subprocess.run([sys.executable, *how, *words], capture_output=True, text=True, check=True)
+        assert made.stdout.count("accuracy") == 1
+        found.append(json.loads((tmp_path / name / "scores.json").read_text(encoding="utf-8"))["metrics"])
+    assert found[0] == pytest.approx(found[1])
+
+
 def test_an_error_of_the_user_comes_through(store: TokenStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="each of 2 processes needs a sequence"):
         pretrain(same_run(store, tmp_path / "run", devices=2, batch_size=1, micro_batch_size=None), QUIET)

@@ -15,6 +15,7 @@ from bertsmith.task_config import EvaluateSettings
 from bertsmith.tasks.scores import Scores
 from bertsmith.training.apply import apply_model
 from bertsmith.training.device import set_up_process
+from bertsmith.training.processes import Processes, joined
 from bertsmith.training.report import evaluation_report
 
 SCORES = "scores.json"
@@ -23,10 +24,16 @@ SCORES = "scores.json"
 def evaluate(settings: EvaluateSettings, log: Log | None = None) -> Scores:
     """Score a model on labelled rows, print the figures, and write them and a page if an output is given.
 
+    Under torchrun or accelerate the processes share the rows.
+
     Raises:
         InputError: the model or the rows cannot be used, or the output is taken.
     """
-    log = log or Log(settings.quiet)
+    with joined() as processes:
+        return _evaluate(settings, processes, (log or Log(settings.quiet)) if processes.is_first else Log(mute=True))
+
+
+def _evaluate(settings: EvaluateSettings, processes: Processes, log: Log) -> Scores:
     if settings.output is not None and settings.output.exists():
         _refuse_foreign(settings.output)
     set_up_process(0)
@@ -37,8 +44,10 @@ def evaluate(settings: EvaluateSettings, log: Log | None = None) -> Scores:
     log.say(f"{len(examples.lengths):,} examples from {settings.input}")
     for note in task.notes(rows, examples, facts):
         log.warn(note)
-    outputs = apply_model(predictor.model, task, examples, facts, predictor.device, torch.float32)
+    outputs = apply_model(predictor.model, task, examples, facts, predictor.device, torch.float32, processes)
     scores = task.score(outputs, examples, rows, facts)
+    if not processes.is_first:
+        return scores
     print(scores.text())
     if settings.output is not None:
         settings.output.mkdir(parents=True, exist_ok=True)
