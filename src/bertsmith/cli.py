@@ -16,6 +16,7 @@ _SUMMARIES = {
     "prepare": "Turn text into a token store to train on.",
     "plan": "Say what a pre-training run takes: steps, time, memory, disk, cost.",
     "pretrain": "Pre-train a BERT: masked language model and next-sentence prediction.",
+    "watch": "Watch a run's curves as they grow, in the browser.",
     "fill": "Fill the [MASK]s of a text.",
     "next": "Say whether B is the next sentence after A.",
     "show": "Show how the model sees a text: tokens, ids, words, segments, spans.",
@@ -51,6 +52,7 @@ _STAGES = {
         "pretrain",
         "bertsmith pretrain store --size mini --budget 30m -o run",
     ),
+    "watch": ("watch_config.WatchSettings", "watching.watch", "watch", "bertsmith watch run"),
     "evaluate": (
         "task_config.EvaluateSettings",
         "serving.evaluating",

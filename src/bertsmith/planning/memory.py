@@ -14,8 +14,9 @@ FLOAT32 = 4
 _PIECE = 2**23
 # What a process holds before it has a model: Python, torch and its libraries; on a GPU the driver's context (a guess).
 _PROCESS = {"cpu": 340e6, "gpu": 500e6}
-# How much a heap is larger than what is in it. Fitted to runs on a CPU (benchmarks/planning.py); not measured on a GPU.
-_HEAP = {"cpu": 1.08, "gpu": 1.0}
+# How much a heap is larger than what is in it, with a library's copies of operands in its own layout. Fitted to runs
+# on a CPU (benchmarks/planning.py); not measured on a GPU.
+_HEAP = {("cpu", "float32"): 1.08, ("cpu", "bfloat16"): 1.25, ("gpu", "float32"): 1.0, ("gpu", "bfloat16"): 1.0}
 
 Precision = Literal["bfloat16", "float32"]
 Kind = Literal["gpu", "cpu"]
@@ -113,5 +114,5 @@ def memory(config: ModelConfig, step: StepShape, precision: Precision, kind: Kin
     # At the end the embeddings' own gradient stands beside the projection's, to which it is added.
     backwards = 4 * weights + 2 * vocabulary
     process = _PROCESS[kind]
-    peak = process + _HEAP[kind] * max(forwards, backwards)
+    peak = process + _HEAP[kind, precision] * max(forwards, backwards)
     return Memory(weights, weights, 2 * weights, kept, vocabulary + max(loss, layer), process, peak)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
 from dataclasses import asdict, dataclass, replace
@@ -42,9 +43,10 @@ from bertsmith.training.tuning import (
     score_dev,
     tune,
 )
+from bertsmith.watching.followers import check_followers, followed
 
 # Settings that may differ between the first session of a run and its continuation.
-_FREE = ("resume", "quiet", "threads", "output")
+_FREE = ("resume", "quiet", "threads", "output", "watch", "tensorboard")
 # What transformers calls those of our tasks that its class for sequences does not guess.
 _PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regress": "regression"}
 
@@ -81,6 +83,7 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
         KeyboardInterrupt: stopped by the user; a checkpoint was written.
     """
     log = log or Log(settings.quiet)
+    check_followers(settings)
     directory = model_directory(settings.model)
     # What a name of the hub stands for may change before the run goes on.
     settings = settings.model_copy(update={"model": pinned(settings.model, directory)})
@@ -103,8 +106,9 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
     threads = set_up_process(settings.threads)
     dtype = pick_precision(settings.precision, device, config.hidden_size)
     encoder = None if settings.from_scratch else load_encoder(directory)
-    with files.only_writer(settings.output), StopRequest() as stop:
+    with files.only_writer(settings.output), StopRequest() as stop, contextlib.ExitStack() as held:
         checkpoint = _check_output(settings, log)
+        held.enter_context(followed(settings, log))
         run = load_run_state(checkpoint) if checkpoint else RunState([SeedState(settings.seed)])
         log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {threads} threads")
         with MetricsLog(settings.output / "metrics.jsonl", keep=lambda entry: _was_before(entry, run)) as metrics:

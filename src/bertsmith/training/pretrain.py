@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from bertsmith.pretraining.prefetch import prefetched
 from bertsmith.pretraining.sampler import Sampler
 from bertsmith.pretraining.show import format_instances
 from bertsmith.text.store import TokenStore
+from bertsmith.training.blanks import filled_blanks
 from bertsmith.training.budget import Budget, measure_step
 from bertsmith.training.checkpoint import (
     MetricsLog,
@@ -41,9 +43,10 @@ from bertsmith.training.loop import Objective, Progress, StopRequest, metrics_en
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.report import pretraining_report
 from bertsmith.training.schedule import Schedule, fixed
+from bertsmith.watching.followers import check_followers, followed
 
 # Settings that may differ between the first session of a run and its continuation.
-_FREE = ("resume", "quiet", "threads", "output")
+_FREE = ("resume", "quiet", "threads", "output", "watch", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,11 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
     log = log or Log(settings.quiet)
     if settings.steps is None and settings.epochs is None and settings.budget is None:
         raise InputError("how long? Give one of --steps 1000, --epochs 3 or --budget 30m")
+    check_followers(settings)
     store = TokenStore.open(settings.store)
-    with files.only_writer(settings.output), StopRequest() as stop:
+    with files.only_writer(settings.output), StopRequest() as stop, contextlib.ExitStack() as held:
         checkpoint = _check_run_directory(settings, log)
+        held.enter_context(followed(settings, log))
         threads = set_up_process(settings.threads)
         run = _start(settings, store, checkpoint, log)
         _say_start(run, threads)
@@ -323,7 +328,8 @@ def _objective(next_sentence: bool) -> Objective:
 def _evaluate(run: _Run, metrics: MetricsLog) -> Evaluation:
     """Evaluate, log it, and keep the weights if they are the best so far."""
     result = evaluate(run.model, run.held_out, run.unigram, run.device, run.dtype)
-    metrics.write({"step": run.progress.step, "kind": "eval", **asdict(result)})
+    blanks = filled_blanks(run.model, run.held_out[0], run.store.tokenizer, run.device, run.dtype)
+    metrics.write({"step": run.progress.step, "kind": "eval", **asdict(result), "blanks": blanks})
     loss = result.mlm_loss + (result.nsp_loss if run.settings.next_sentence else 0.0)
     if run.progress.step and loss < run.progress.best:
         run.progress.best = loss
