@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -70,5 +71,6 @@ def filled_blanks(
 
 
 def _text(ids: list[int], tokenizer: Tokenizer) -> str:
-    """Return tokens as text; pieces inside a word are joined to what stands before them."""
-    return " ".join(tokenizer.tokens[number] for number in ids).replace(" ##", "")
+    """Return tokens as text, the pieces of a word joined; a special token is no word."""
+    joined = " ".join(tokenizer.tokens[number] for number in ids)
+    return re.sub(r"(?<!\]) ##", "", joined)
