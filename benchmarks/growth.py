@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 from machine import describe, matrix_ceiling
-from steps import Workload, operations, run
+from steps import Workload, run
 
+from bertsmith.planning.operations import operations, shape_of
 from bertsmith.training.device import pick_precision, set_up_process
 
 BASE = Workload("mini", 4, 256, 4, vocabulary=8000, fill=0.9)
@@ -86,7 +87,9 @@ def measure(name: str, size: int, dtype: torch.dtype, ceiling: float, rounds: in
     workload = replace(BASE, name=f"{name} {size}", **{name: size})
     workload = replace(workload, heads=max(1, workload.width // 64))
     outcome = run(workload, ["bertsmith"], {"bertsmith": dtype}, rounds, threads)["bertsmith"]
-    work = statistics.fmean(operations(workload.config, batch) / batch.num_tokens for batch in workload.data())
+    work = statistics.fmean(
+        operations(workload.config, shape_of(batch)) / batch.num_tokens for batch in workload.data()
+    )
     return Point(size, outcome.median, outcome.peak_mb, work * outcome.median / ceiling)
 
 

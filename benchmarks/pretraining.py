@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 from machine import describe, matrix_ceiling
-from steps import ENGINES, Outcome, Workload, operations, run
+from steps import ENGINES, Outcome, Workload, run
 
 from bertsmith import config
 from bertsmith.batch import Batch
 from bertsmith.config import PrepareSettings, VocabularySettings
 from bertsmith.console import Log
+from bertsmith.planning.operations import operations, shape_of
 from bertsmith.pretraining.sampler import Sampler
 from bertsmith.text.prepare import prepare
 from bertsmith.text.store import TokenStore
@@ -109,7 +110,7 @@ def entry(workload: Workload, outcomes: dict[str, Outcome], ceiling: float) -> d
     """Return a line of the table as plain values."""
     ours, theirs = (outcomes[engine] for engine in ENGINES)
     batches = workload.data()
-    work = statistics.fmean(operations(workload.config, batch) / batch.num_tokens for batch in batches)
+    work = statistics.fmean(operations(workload.config, shape_of(batch)) / batch.num_tokens for batch in batches)
     pairs = zip(ours.tokens_per_second, theirs.tokens_per_second, strict=True)
     return {
         "name": workload.name,

@@ -94,7 +94,12 @@ class Outcome:
 
 
 def run(
-    workload: Workload, engines: Sequence[str], dtypes: dict[str, torch.dtype], rounds: int, threads: int
+    workload: Workload,
+    engines: Sequence[str],
+    dtypes: dict[str, torch.dtype],
+    rounds: int,
+    threads: int,
+    after_round: Callable[[], None] = lambda: None,
 ) -> dict[str, Outcome]:
     """Train with each of the ``engines`` ("bertsmith", "transformers") in turn, round by round."""
     context = multiprocessing.get_context("spawn")
@@ -114,22 +119,8 @@ def run(
             for engine, side in sides.items():
                 tokens, seconds = _ask(side, steps[engine])
                 rates[engine].append(tokens / seconds)
+            after_round()
         return {engine: Outcome(rates[engine], _ask(side, "memory"), losses[engine]) for engine, side in sides.items()}
-
-
-def operations(config: ModelConfig, batch: Batch) -> float:
-    """Return the floating point operations of a step's matrix products that cannot be left out, gradients included."""
-    width, inner = config.hidden_size, config.intermediate_size
-    lengths = batch.sequence_starts.diff().double()
-    tokens, pairs = batch.num_tokens, batch.num_sequences
-    masked = 0 if batch.masked_positions is None else len(batch.masked_positions)
-    attention = 4 * width * float(lengths.square().sum())
-    projections, rest = 2 * 3 * width**2, 2 * (width**2 + 2 * width * inner)
-    layers = config.num_hidden_layers * (attention + tokens * projections) + rest * (
-        tokens * (config.num_hidden_layers - 1) + masked + pairs  # the last layer's other tokens are not looked at
-    )
-    heads = 2 * (masked * (width**2 + width * config.vocab_size) + pairs * width**2)
-    return 3 * (layers + heads)
 
 
 def _ask(side: Connection, request: object) -> Any:

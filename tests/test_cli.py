@@ -60,8 +60,10 @@ def test_every_task_has_complete_help_with_an_example(name: str) -> None:
 
 
 def _assert_complete(settings: type[config.Configuration], output: str) -> None:
-    for field in set(settings.model_fields) - {"task"}:
-        assert field.replace("_", "-") in output.lower() or field.upper() in output
+    for name in set(settings.model_fields) - {"task"}:
+        extra = settings.model_fields[name].json_schema_extra
+        option = extra.get("option", name.replace("_", "-")) if isinstance(extra, dict) else name.replace("_", "-")
+        assert str(option) in output.lower() or name.upper() in output
 
 
 @pytest.mark.parametrize(

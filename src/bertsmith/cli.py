@@ -14,7 +14,9 @@ import bertsmith
 _SUMMARIES = {
     "vocab": "Learn a WordPiece vocabulary from text.",
     "prepare": "Turn text into a token store to train on.",
+    "plan": "Say what a pre-training run takes: steps, time, memory, disk, cost.",
     "pretrain": "Pre-train a BERT: masked language model and next-sentence prediction.",
+    "watch": "Watch a run's curves as they grow, in the browser.",
     "fill": "Fill the [MASK]s of a text.",
     "next": "Say whether B is the next sentence after A.",
     "show": "Show how the model sees a text: tokens, ids, words, segments, spans.",
@@ -38,12 +40,19 @@ _STAGES = {
         "bertsmith vocab texts/ --size 8000 -o vocab",
     ),
     "prepare": ("config.PrepareSettings", "text.prepare", "prepare", "bertsmith prepare texts/ --vocab vocab -o store"),
+    "plan": (
+        "plan_config.PlanSettings",
+        "planning.show",
+        "show_plan",
+        "bertsmith plan --size base --tokens 137e9 --devices 8 --device-tflops 400 --mfu 0.45",
+    ),
     "pretrain": (
         "config.PretrainSettings",
         "training.pretrain",
         "pretrain",
         "bertsmith pretrain store --size mini --budget 30m -o run",
     ),
+    "watch": ("watch_config.WatchSettings", "watching.watch", "watch", "bertsmith watch run"),
     "evaluate": (
         "task_config.EvaluateSettings",
         "serving.evaluating",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
+from pydantic import BeforeValidator
 
 from bertsmith.config import Configuration, read_yaml
 
@@ -25,6 +26,8 @@ def parameters(model: type[Configuration]) -> list[click.Parameter]:
         if extra.get("hidden"):
             continue
         kind, several = _plain(field.annotation)
+        if any(isinstance(rule, BeforeValidator) for rule in field.metadata):
+            kind = str  # written in a way of its own, such as 3.3B
         if extra.get("argument"):
             found.append(click.Argument([name], type=_type(kind), nargs=-1 if several else 1, required=False))
             continue
@@ -36,8 +39,12 @@ def parameters(model: type[Configuration]) -> list[click.Parameter]:
         elif field.default is not None and kind is not bool:
             about += f"  [default: {field.default}]"
         if kind is bool:
-            names = [f"{flag}/--no-{name.replace('_', '-')}"]
-        found.append(click.Option([*names, name], type=_type(kind), default=None, multiple=several, help=about))
+            names = [str(extra.get("option", f"{flag}/--no-{name.replace('_', '-')}"))]
+        is_flag = True if "option" in extra else None
+        option = click.Option(
+            [*names, name], type=_type(kind), default=None, multiple=several, help=about, is_flag=is_flag
+        )
+        found.append(option)
     about = "A YAML file with these settings by name; what is typed here wins."
     found.append(click.Option(["--config", "config"], type=click.Path(path_type=Path), help=about))
     return found

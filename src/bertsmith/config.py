@@ -253,6 +253,10 @@ class OptimizerSettings(Configuration):
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes what the machine's quota allows.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
     quiet: bool = Field(False, description="Say nothing but warnings and the result.")
+    watch: bool = Field(False, description="Show the curves as they grow on a page of this machine; 'bertsmith watch'.")
+    tensorboard: bool = Field(
+        False, description="Also write what TensorBoard reads, in OUTPUT/tensorboard (extra 'tensorboard')."
+    )
 
 
 _PAPER = {

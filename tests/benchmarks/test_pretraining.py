@@ -30,9 +30,8 @@ def test_both_sides_take_the_same_step() -> None:
 
 
 def test_fill_and_operations() -> None:
-    from steps import operations
-
     from bertsmith.batch import Batch
+    from bertsmith.planning.operations import operations, shape_of
 
     workload = small_workload(batch=400, fill=0.6)
     batch = workload.data()[0]
@@ -45,7 +44,7 @@ def test_fill_and_operations() -> None:
     # By hand, H = 24, one layer kept whole and one for the masked token and [CLS]; twice for forward, times three.
     projections, rest, attention = 3 * 24 * 24, 24 * 24 + 2 * 24 * 96, 2 * 3 * 3 * 24
     products = 2 * (3 * projections + attention) + (3 + 2) * rest + 24 * 24 + 24 * 97 + 24 * 24
-    assert operations(workload.config, one) == 6 * products
+    assert operations(workload.config, shape_of(one)) == 6 * products
 
 
 def test_lines_of_the_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -74,6 +73,21 @@ def test_growth_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert point.peak_mb > 50
     growth.draw({"layers": [point, point]}, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_plan_and_measurement_of_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    import steps
+
+    import planning
+
+    monkeypatch.setattr(steps, "_ROUND_SECONDS", 0.0)
+    line = planning.measure(small_workload(width=64, heads=1), torch.float32, rounds=2, threads=1)
+    found = planning.figures(line, mfu=line.reached)
+    assert found["seconds_ratio"] == 1.0
+    assert found["seconds"] == found["predicted_seconds"] > 0
+    assert 0.5 < found["peak_ratio"] < 2
+    assert 0.9 < found["checkpoint_ratio"] < 1.1
+    assert planning.row(line, 0.5).split()[0] == "small"
 
 
 def test_loss_curves_are_compared_with_seeds(capsys: pytest.CaptureFixture[str]) -> None:

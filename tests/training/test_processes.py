@@ -196,7 +196,7 @@ def test_evaluation_is_shared(run: Path, tmp_path: Path) -> None:
     found = []
     for name, how in (("one", ["-m"]), ("two", engine)):
         words = ["bertsmith", "evaluate", str(tuned), "--input", str(rows), "-o", str(tmp_path / name)]
-        made = subprocess.run([sys.executable, *how, *words], capture_output=True, text=True, check=True)
+        subprocess.run([sys.executable, *how, *words], capture_output=True, text=True, check=True)
         found.append(json.loads((tmp_path / name / "scores.json").read_text(encoding="utf-8"))["metrics"])
     assert found[0] == pytest.approx(found[1])
 

@@ -47,9 +47,10 @@ from bertsmith.training.tuning import (
     score_dev,
     tune,
 )
+from bertsmith.watching.followers import check_followers, followed
 
 # Settings that may differ between the first session of a run and its continuation.
-_FREE = ("resume", "quiet", "threads", "output", "devices", "bad_steps", "spike", "when_full")
+_FREE = ("resume", "quiet", "threads", "output", "devices", "bad_steps", "spike", "when_full", "watch", "tensorboard")
 # What transformers calls those of our tasks that its class for sequences does not guess.
 _PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regress": "regression"}
 
@@ -87,6 +88,7 @@ def finetune(settings: FinetuneSettings, log: Log | None = None) -> FinetuningRe
         LostProcessError: another process of the run ended.
     """
     log = log or Log(settings.quiet)
+    check_followers(settings)
     if settings.devices > 1 and not is_started_by_an_engine():
         result: FinetuningResult = launch(finetune, settings, log)
         return result
@@ -125,6 +127,7 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
         if processes.is_first:
             held.enter_context(files.only_writer(settings.output))
             checkpoint = _check_output(settings, log)
+            held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)
         run = load_run_state(checkpoint) if checkpoint else RunState([SeedState(settings.seed)])
         several = f"{processes.size} processes of " if processes.size > 1 else ""

@@ -17,6 +17,7 @@ from bertsmith.errors import InputError
 from bertsmith.pretraining.prefetch import prefetched
 from bertsmith.pretraining.show import format_instances
 from bertsmith.text.store import TokenStore
+from bertsmith.training.blanks import filled_blanks
 from bertsmith.training.budget import Budget, measure_step
 from bertsmith.training.checkpoint import (
     METRICS,
@@ -33,9 +34,10 @@ from bertsmith.training.processes import joined
 from bertsmith.training.report import pretraining_report
 from bertsmith.training.schedule import Schedule, fixed
 from bertsmith.training.session import Session, objective, start
+from bertsmith.watching.followers import check_followers, followed
 
 # Settings that may differ between the first session of a run and its continuation.
-_FREE = ("resume", "quiet", "threads", "output", "devices", "bad_steps", "spike", "when_full")
+_FREE = ("resume", "quiet", "threads", "output", "devices", "bad_steps", "spike", "when_full", "watch", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
     started = time.monotonic()
     if settings.steps is None and settings.epochs is None and settings.budget is None:
         raise InputError("how long? Give one of --steps 1000, --epochs 3 or --budget 30m")
+    check_followers(settings)
     if settings.devices > 1 and not is_started_by_an_engine():
         result: PretrainingResult = launch(pretrain, settings, log or Log(settings.quiet))
         return result
@@ -80,6 +83,7 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
         if processes.is_first:
             held.enter_context(files.only_writer(settings.output))
             checkpoint = _check_run_directory(settings, log)
+            held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)
         threads = set_up_process(settings.threads)
         run = start(settings, store, checkpoint, processes, lambda: stop.requested, log)
@@ -302,7 +306,9 @@ def _fit_to_budget(run: Session, budget: Budget) -> Schedule:
 def _evaluate(run: Session, metrics: MetricsLog | None) -> Evaluation:
     """Evaluate, log it, and keep the weights if they are the best so far."""
     result = evaluate(run.model, run.held_out, run.unigram, run.device, run.dtype, run.processes)
-    _record(metrics, {"step": run.progress.step, "kind": "eval", **asdict(result)})
+    if run.processes.is_first:
+        blanks = filled_blanks(run.model, run.held_out[0], run.store.tokenizer, run.device, run.dtype)
+        _record(metrics, {"step": run.progress.step, "kind": "eval", **asdict(result), "blanks": blanks})
     loss = result.mlm_loss + (result.nsp_loss if run.settings.next_sentence else 0.0)
     if run.progress.step and loss < run.progress.best:
         run.progress.best = loss

@@ -1,0 +1,1 @@
+"""What a pre-training run would take, before it is made."""
