@@ -14,7 +14,7 @@ from bertsmith.feature_config import EmbedSettings
 from bertsmith.features.encoder import Encoder, Text
 from bertsmith.features.formats import Finished, companions, format_of, how_to_read, write_output
 from bertsmith.features.inputs import TextDigest, count_inputs, input_identity, read_inputs
-from bertsmith.features.spool import Progress, begin, open_spool, remove, work_directory
+from bertsmith.features.spool import Progress, begin, begin_output, has_begun_output, open_spool, remove, work_directory
 from bertsmith.training.device import set_up_process
 
 _COMMIT_SECONDS = 5.0
@@ -67,6 +67,7 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
             remove(work)
             raise InputError("holds no text; expected at least one", path="standard input")
         finished = Finished(work, done.texts, done.tokens if settings.tokens else None, encoder.width, job)
+        begin_output(work)
         write_output(finished, output.resolve(), kind)
         remove(work)
     if done.truncated:
@@ -156,10 +157,11 @@ def _check_output(settings: EmbedSettings, kind: str) -> None:
     output = settings.output
     if output.is_dir():
         raise InputError("is a directory; expected the name of a file to write", path=output)
+    is_ours = has_begun_output(work_directory(output))
     for path in (output, *companions(output, kind, tokens=settings.tokens)):
         if path.exists() and settings.input.exists() and path.samefile(settings.input):
             raise InputError("is the input itself; choose another file to write to", path=path)
-        if path.exists() and not settings.overwrite:
+        if path.exists() and not (settings.overwrite or is_ours):
             raise InputError("exists; choose another output, or give --overwrite to replace it", path=path)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

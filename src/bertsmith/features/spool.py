@@ -19,6 +19,7 @@ from bertsmith.features.encoder import Vectors
 
 VECTORS, LENGTHS, TOKEN_IDS = "vectors.bin", "lengths.bin", "token_ids.bin"
 _JOB, _PROGRESS = "job.json", "progress.json"
+_WRITING = "writing"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def begin(directory: Path, job: dict[str, Any], *, overwrite: bool) -> Progress:
                 "--overwrite to begin anew",
                 path=directory,
             )
-    for name in (_PROGRESS, VECTORS, LENGTHS, TOKEN_IDS):
+    for name in (_WRITING, _PROGRESS, VECTORS, LENGTHS, TOKEN_IDS):
         (directory / name).unlink(missing_ok=True)
     files.write_json(path, job)
     return Progress()
@@ -131,6 +132,21 @@ def open_spool(directory: Path, *, tokens: bool, progress: Progress) -> Iterator
         yield Spool(directory, names, [stack.enter_context((directory / name).open(mode)) for name in names])
 
 
+def begin_output(directory: Path) -> None:
+    """Note that files with the output's name are this work's from now on."""
+    files.write_bytes(directory / _WRITING, b"")
+
+
+def has_begun_output(directory: Path) -> bool:
+    """Tell whether a run that was stopped had begun to write its output."""
+    return (directory / _WRITING).exists() and (directory / _JOB).exists()
+
+
 def remove(directory: Path) -> None:
     """Remove a work directory whose output is in place."""
-    shutil.rmtree(directory, ignore_errors=True)
+    # Under another name first: half of it would look like unfinished work.
+    aside = directory.with_name(f".{directory.name}.done")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        directory.replace(aside)
+    shutil.rmtree(aside, ignore_errors=True)

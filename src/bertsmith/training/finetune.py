@@ -251,6 +251,7 @@ def _finish(
             "data": asdict(report),
         },
     )
+    page = finetuning_report(settings.output)
     # The model comes last: with it the run is finished.
     session.disk.write(
         "the model",
@@ -264,7 +265,6 @@ def _finish(
         ),
     )
     shutil.rmtree(settings.output / CHECKPOINTS, ignore_errors=True)
-    page = finetuning_report(settings.output)
     log.say(f"best epoch {best.best_epoch:g} of seed {best.seed}:")
     log.say(scores.text())
     if len(run.seeds) > 1:

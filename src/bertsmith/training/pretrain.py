@@ -93,9 +93,10 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
             log.say(f"stopped after step {run.progress.step:,}; the checkpoint is whole. Go on with:")
             log.say(f"  {resume_command(settings)}")
             raise KeyboardInterrupt
+        report = pretraining_report(settings.output) if processes.is_first else None
+        # The model comes last: with it the run is finished.
         model = run.save_model("model")
         if processes.is_first:
-            report = pretraining_report(settings.output)
             log.say(f"held-out: {_figures(final)}")
             log.say(f"model: {model}   report: {report}")
             log.say(f'next: bertsmith fill {settings.output} "A text with a [MASK] in it."')
@@ -199,8 +200,8 @@ def _train(run: Session, stop: StopRequest, started: float) -> Evaluation | None
                     return None
                 if budget is not None:
                     run.progress.schedule = run.processes.share(budget.refit(run.progress))
-    assert latest is not None
-    return latest
+    # A run that was stopped between its last checkpoint and its model has nothing left to train.
+    return latest or evaluate(run.model, run.held_out, run.unigram, run.device, run.dtype, run.processes)
 
 
 def _reports(run: Session) -> Iterator[StepReport]:
