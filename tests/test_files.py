@@ -187,3 +187,21 @@ def test_only_writer_where_a_file_stands(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made as a directory"), files.only_writer(tmp_path / "file"):
         pass
+
+
+def test_tidy_after_a_kill(tmp_path: Path) -> None:
+    """Temporary names go; a directory that had stepped aside comes back only where the new one is not there."""
+    (tmp_path / ".model.abc_1234").mkdir()
+    (tmp_path / ".model.abc_1234" / "half").write_text("x", encoding="utf-8")
+    (tmp_path / ".config.yaml.zzzz9999").write_text("half", encoding="utf-8")
+    for name in ("best", "last"):
+        (tmp_path / f".{name}.old.abcd1234" / name).mkdir(parents=True)
+        (tmp_path / f".{name}.old.abcd1234" / name / "weights").write_text("old", encoding="utf-8")
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "weights").write_text("new", encoding="utf-8")
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".mine").write_text("somebody's", encoding="utf-8")
+    files.tidy(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", ".mine", "best", "last"]
+    assert (tmp_path / "best" / "weights").read_text(encoding="utf-8") == "old"
+    assert (tmp_path / "last" / "weights").read_text(encoding="utf-8") == "new"

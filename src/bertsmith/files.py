@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -115,6 +116,24 @@ def new_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def tidy(directory: Path) -> None:
+    """Put right what a killed process left half-done in a directory of ours: nothing else may be writing there.
+
+    What had not got its name yet is removed; a directory that had stepped aside for a new one gets its name back where
+    the new one did not take it.
+    """
+    for left in sorted(directory.iterdir()):
+        match = re.fullmatch(r"\.(.+?)(\.old)?\.[a-z0-9_]{8}", left.name)
+        if match is None:
+            continue
+        if match[2] and (left / match[1]).exists() and not (directory / match[1]).exists():
+            (left / match[1]).replace(directory / match[1])
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink()
 
 
 def seal(directory: Path, leave_out: Collection[str] = ()) -> None:

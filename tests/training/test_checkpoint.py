@@ -10,7 +10,14 @@ from torch import nn
 
 from bertsmith.config import OptimizerSettings
 from bertsmith.errors import InputError
-from bertsmith.training.checkpoint import MetricsLog, load_optimizer, read_metrics, save_checkpoint, save_optimizer
+from bertsmith.training.checkpoint import (
+    MetricsLog,
+    load_optimizer,
+    read_metrics,
+    save_checkpoint,
+    save_optimizer,
+    tidy_run,
+)
 from bertsmith.training.evaluate import unigram_entropy
 from bertsmith.training.optimizer import apply_gradients, make_optimizer
 from bertsmith.training.report import bar_rows, confusion_table, highlighted, paragraph, table
@@ -54,7 +61,6 @@ def test_old_checkpoints_go_only_after_the_new_one_is_whole(tmp_path: Path) -> N
         save_checkpoint(tmp_path, step, lambda d: (d / "a").write_text("x") and None)
     folder = tmp_path / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000015"]
-    (folder / ".step-00000020.left").mkdir()
 
     def fails(directory: Path) -> None:
         raise RuntimeError("killed")
@@ -62,6 +68,17 @@ def test_old_checkpoints_go_only_after_the_new_one_is_whole(tmp_path: Path) -> N
     with pytest.raises(RuntimeError):
         save_checkpoint(tmp_path, 20, fails)
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000015"]
+
+
+def test_a_run_is_tidied_before_it_goes_on(tmp_path: Path) -> None:
+    """What a kill left of a checkpoint, and an old checkpoint that it kept from being deleted."""
+    folder = tmp_path / "checkpoints"
+    for name in ("step-00000005", "step-00000010", "step-00000015", ".step-00000020.abcd1234"):
+        (folder / name).mkdir(parents=True)
+    (tmp_path / ".model.abcd1234").mkdir()
+    tidy_run(tmp_path)
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000015"]
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_a_resumed_log_has_each_step_once_and_no_half_line(tmp_path: Path) -> None:

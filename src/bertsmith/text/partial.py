@@ -167,8 +167,13 @@ def refuse_foreign_directory(partial: Path) -> None:
     """
     if partial.is_dir() and (partial / JOURNAL).exists():
         return
-    if partial.exists() and (not partial.is_dir() or any(e.name != files.LOCK for e in partial.iterdir())):
+    # A kill may have come before the journal had its name.
+    if partial.exists() and (not partial.is_dir() or not all(_is_beginning(e.name) for e in partial.iterdir())):
         raise InputError("is needed for unfinished work but holds something else; move it away", path=partial)
+
+
+def _is_beginning(name: str) -> bool:
+    return name == files.LOCK or name.startswith(f".{JOURNAL}.")
 
 
 @contextlib.contextmanager

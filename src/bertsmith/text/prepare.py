@@ -200,6 +200,9 @@ def _existing(output: Path, fingerprint: str, log: Log) -> TokenStore:
             path=output,
         )
     store = TokenStore.open(output)
+    # A kill may have come between the store's name and these.
+    for name in (JOURNAL, files.LOCK):
+        (output / name).unlink(missing_ok=True)
     log.say(f"{_shown(output)} already holds this token store ({human(store.num_tokens)} tokens); nothing to do.")
     return store
 

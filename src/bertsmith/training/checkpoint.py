@@ -59,14 +59,27 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], None], keep: i
 
     When it fails, on a full disk for one, the checkpoints from before are whole and stay.
     """
-    folder = run / CHECKPOINTS
-    _remove_leftovers(folder)
-    path = folder / f"step-{step:08d}"
+    path = run / CHECKPOINTS / f"step-{step:08d}"
     with files.new_directory(path) as temporary:
         write(temporary)
-    for old in _checkpoints(run)[keep:]:
-        shutil.rmtree(old)
+    _keep_newest(run, keep)
     return path
+
+
+def tidy_run(run: Path, keep: int = 2) -> None:
+    """Put right what a killed process left half-done in a run's directory; this process must hold it."""
+    files.tidy(run)
+    if (run / CHECKPOINTS).is_dir():
+        files.tidy(run / CHECKPOINTS)
+        _keep_newest(run, keep)
+
+
+def _keep_newest(run: Path, keep: int) -> None:
+    for old in _checkpoints(run)[keep:]:
+        # Under a temporary name first: a kill must not leave half a checkpoint.
+        aside = old.with_name(f".{old.name}.obsolete")
+        old.replace(aside)
+        shutil.rmtree(aside)
 
 
 def last_checkpoint(run: Path, log: Log) -> Path | None:
@@ -92,12 +105,6 @@ def last_checkpoint(run: Path, log: Log) -> Path | None:
 
 def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / CHECKPOINTS).glob("step-*"), reverse=True)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    # A killed process cannot clean up after itself.
-    for path in folder.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def save_optimizer(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -27,6 +27,7 @@ from bertsmith.training.checkpoint import (
     last_checkpoint,
     refuse_other_files,
     refuse_other_settings,
+    tidy_run,
 )
 from bertsmith.training.data_report import DataReport, describe_data
 from bertsmith.training.device import pick_device, pick_precision, set_up_process
@@ -126,6 +127,7 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
         checkpoint = None
         if processes.is_first:
             held.enter_context(files.only_writer(settings.output))
+            tidy_run(settings.output, keep=1)
             checkpoint = _check_output(settings, log)
             held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)

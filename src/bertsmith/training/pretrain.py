@@ -25,6 +25,7 @@ from bertsmith.training.checkpoint import (
     last_checkpoint,
     refuse_other_files,
     refuse_other_settings,
+    tidy_run,
 )
 from bertsmith.training.device import set_up_process
 from bertsmith.training.evaluate import Evaluation, evaluate
@@ -82,6 +83,7 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
         checkpoint = None
         if processes.is_first:
             held.enter_context(files.only_writer(settings.output))
+            tidy_run(settings.output)
             checkpoint = _check_run_directory(settings, log)
             held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)
