@@ -129,7 +129,7 @@ def test_the_log_speaks_korean(capsys: pytest.CaptureFixture[str], monkeypatch: 
         (["--lang", "ko", "finetune", "--help"], ["과제:", "텍스트 또는 텍스트 쌍에 레이블 하나"]),
         (["--lang", "ko", "finetune", "tag", "--help"], ["미세 조정: 단어나", "[필수]"]),
         (["--lang", "ko", "fill", "--help"], ["보여 줄 토큰 수"]),
-        (["--lang", "ko", "fill", "nowhere", "x"], ["오류: nowhere"]),
+        (["--lang", "ko", "fill", "nowhere", "x"], ["오류: nowhere: 디렉터리가 없습니다."]),
     ],
 )
 def test_the_command_line_speaks_korean(arguments: list[str], words: list[str]) -> None:
