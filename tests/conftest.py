@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from bertsmith.text.vocabulary import learn_vocabulary
 from bertsmith.training.pretrain import pretrain
 
 QUIET = Log(quiet=True)
+
+# Tests read English messages, also under a Korean locale.
+os.environ["BERTSMITH_LANG"] = "en"
 
 # A small BERT as others publish them; its start is wide, so that outputs differ.
 PUBLISHED = {

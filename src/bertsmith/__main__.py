@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from bertsmith.catalogue.translate import phrase, translated
 from bertsmith.cli import cli
 from bertsmith.errors import InputError, LostProcessError
 
@@ -31,11 +32,12 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except InputError as error:
-        _fail(str(error))
+        message = translated(error.message)
+        _fail(f"{error.where}: {message}" if error.where else message)
     except LostProcessError as error:
-        _fail(str(error), code=1)
+        _fail(translated(str(error)), code=1)
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
+        print(phrase("interrupted"), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output has gone; nothing is left to say to it.
@@ -46,11 +48,11 @@ def main() -> None:
             raise
         _fail(f"{error.filename or 'writing'}: {error.strerror}")
     except MemoryError:
-        _fail("out of memory; try a smaller --batch-size, or --micro-batch-size")
+        _fail(phrase("out of memory; try a smaller --batch-size, or --micro-batch-size"))
 
 
 def _fail(message: str, code: int = 2) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(phrase("error: {1}", message), file=sys.stderr)
     sys.exit(code)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import shutil
 from typing import Any
 
 import click
 
 import bertsmith
+from bertsmith.catalogue.commands import in_language
+from bertsmith.catalogue.translate import LANGUAGES, VARIABLE, language, phrase, translated
 
 # What each command is, without importing it: `bertsmith --help` starts at once.
 _SUMMARIES = {
@@ -151,22 +155,43 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Build one command."""
+        groups: dict[str, click.Command] = {"finetune": _finetune, "compare": _compare}
+        plain = {"fill": _fill, "next": _next, "show": _show, "quickstart": _quickstart}
+        found = (groups | plain).get(cmd_name)
         if cmd_name in _STAGES:
             model_name, module, function, example = _STAGES[cmd_name]
-            return _stage(cmd_name, _SUMMARIES[cmd_name], model_name, module, function, example)
-        groups = {"finetune": _finetune, "compare": _compare}
-        return groups.get(cmd_name) or {"fill": _fill, "next": _next, "show": _show, "quickstart": _quickstart}.get(
-            cmd_name
-        )
+            found = _stage(cmd_name, _SUMMARIES[cmd_name], model_name, module, function, example)
+        return None if found is None else in_language(found)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help in the language of messages."""
+        super(LazyGroup, in_language(self)).format_help(ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the summaries without building the commands."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_SUMMARIES.items()))
+        with formatter.section(phrase("Commands")):
+            formatter.write_dl([(name, translated(summary)) for name, summary in _SUMMARIES.items()])
+
+
+def _speak(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Remember the language where other processes of this run find it too."""
+    if value is not None:
+        os.environ[VARIABLE] = value
+    if language() != "en":
+        # A Korean letter takes two columns; click counts one.
+        ctx.terminal_width = max(50, shutil.get_terminal_size().columns * 5 // 8)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(bertsmith.__version__, prog_name="bertsmith")
+@click.option(
+    "--lang",
+    type=click.Choice(LANGUAGES),
+    is_eager=True,
+    expose_value=False,
+    callback=_speak,
+    help="Language of messages and help; by default that of BERTSMITH_LANG, or of the locale.",
+)
 def cli() -> None:
     """BERT from raw text to a model in use, for English and Korean.
 
@@ -198,12 +223,12 @@ class TaskGroup(click.Group):
         if cmd_name not in self._tasks:
             return None
         summary, model_name, example = self._tasks[cmd_name]
-        return _stage(cmd_name, f"{self._verb}: {summary}", model_name, *self._target, example)
+        return in_language(_stage(cmd_name, f"{self._verb}: {summary}", model_name, *self._target, example))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the summaries without building the commands."""
-        with formatter.section("Tasks"):
-            formatter.write_dl([(name, summary) for name, (summary, _, _) in self._tasks.items()])
+        with formatter.section(phrase("Tasks")):
+            formatter.write_dl([(name, translated(summary)) for name, (summary, _, _) in self._tasks.items()])
 
 
 _finetune = TaskGroup(

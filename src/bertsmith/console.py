@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from bertsmith.catalogue.translate import phrase, translated
+
 Advance = Callable[..., None]
 """``advance(amount, total=None, **fields)``: the work done since the last call, a new total where the first was a
 guess, and values to show beside the bar."""
@@ -40,13 +42,15 @@ class Log:
     def say(self, message: str) -> None:
         """Print one line (rich markup is not interpreted: user text may hold brackets)."""
         if not (self.quiet or self.mute):
-            _console().print(message, markup=False, highlight=False, soft_wrap=True)
+            _console().print(translated(message), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print one line that the user should not miss."""
         if self.mute:
             return
-        _console().print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        _console().print(
+            phrase("warning: {1}", translated(message)), style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
 
     @contextlib.contextmanager
     def progress(self, what: str, total: float | None, unit: str) -> Iterator[Advance]:
@@ -55,6 +59,7 @@ class Log:
         A total of None is one that nobody knows: then what was done stands in place of the time left. Without a
         terminal a line every 15 seconds takes the bar's place, so that log files stay readable.
         """
+        what = translated(what)
         if self.quiet or self.mute:
             yield lambda amount=0, total=None, **fields: None
         elif _console().is_terminal:

@@ -24,6 +24,7 @@ class InputError(ValueError):
         if line is not None:
             where += f":{line}"
         super().__init__(f"{where}: {message}" if where else message)
+        self.where, self.message = where, message
         self.path = path
         self.line = line
 
