@@ -127,7 +127,8 @@ def test_from_text_to_predictions(corpus_file: Path, tmp_path: Path) -> None:
         f"vocab {corpus_file} --size 130 -o {here}/vocab",
         f"prepare {corpus_file} --vocab {here}/vocab -o {here}/store --workers 2",
         f"pretrain {here}/store {tiny} --held-out 0.1 --threads 1 -o {here}/run",
-        f"finetune classify {here}/run --train {here}/rows.csv --dev {here}/rows.csv --max-length 20 --threads 1 -o {here}/tuned",
+        f"finetune classify {here}/run --train {here}/rows.csv --dev {here}/rows.csv --max-length 20 --threads 1 "
+        f"-o {here}/tuned",
         f"predict {here}/tuned --input {here}/rows.csv -o {here}/out.jsonl",
     ):
         result = bertsmith(*line.split())

@@ -61,7 +61,8 @@ class PartialStore:
                 log.say(f"Going on after {len(work.shards)} finished shard(s) of an interrupted run.")
             elif journal["shards"]:
                 log.say("Settings or sources have changed since the interrupted run: starting anew.")
-        keep = {files.LOCK, *(shard["file"] for shard in work.shards)}
+        # The journal is replaced last: without it a later run could not tell whose shards these are.
+        keep = {files.LOCK, JOURNAL, *(shard["file"] for shard in work.shards)}
         for entry in [e for e in path.iterdir() if e.name not in keep]:
             if entry.is_dir():
                 shutil.rmtree(entry)
