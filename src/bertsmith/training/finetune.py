@@ -174,6 +174,8 @@ def _check_output(settings: FinetuneSettings, log: Log) -> Path | None:
     """Return the checkpoint to go on from, or None for a new run, whose settings are written down here."""
     path = settings.output / "config.yaml"
     if (settings.output / "model").exists():
+        # A kill may have come between the model and the end.
+        shutil.rmtree(settings.output / CHECKPOINTS, ignore_errors=True)
         raise InputError("holds a fine-tuned model already; choose another output directory", path=settings.output)
     if path.exists() and settings.resume:
         refuse_other_settings(settings, _FREE, settings.output)
