@@ -68,7 +68,8 @@ def layout_of(format: str, sample: Sequence[str]) -> Layout:  # noqa: A002 - the
     # One separator for the file: with tabs, words may hold spaces.
     if format == "characters":
         rows = [line for line in sample if not line.startswith("##")]
-        separator = "\t" if sum("\t" in line for line in rows) * 2 > len(rows) else " "
+        # A tab that comes first is the character itself.
+        separator = "\t" if sum("\t" in line[1:] for line in rows) * 2 > len(rows) else " "
         return Layout(format, separator, _width(len(_character_cells(row, separator)) for row in rows))
     separator = "\t" if sum("\t" in line.rstrip() for line in sample) * 2 > len(sample) else " "
     return Layout(format, separator, _width(len(_conll_cells(line, separator)) for line in sample))
