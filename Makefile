@@ -18,7 +18,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/bertsmith quickstart -o quickstart
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # DATA names a folder of the data sets that benchmarks/ speak of; what needs real text is left out without it.
 DATA ?= data
