@@ -171,7 +171,7 @@ def test_windows_are_bounded_by_characters_and_by_vectors(model: Path, monkeypat
 
 def test_unneeded_layers_are_not_run(model: Path) -> None:
     encoder = Encoder.load(model, layers="1")
-    encoder.bert.layers[1].query_key_value.weight.data.fill_(torch.nan)
+    encoder.bert.layers[1].attention_norm.weight.data.fill_(torch.nan)
     assert np.isfinite(encoder.encode(["abc"])).all()
 
 
@@ -222,3 +222,14 @@ def test_an_error_in_a_stream_names_the_number(model: Path) -> None:
 def test_layer_width() -> None:
     assert parse_layers("all", LAYERS).width(HIDDEN) == (LAYERS + 1) * HIDDEN
     assert parse_layers("sum-last-4", LAYERS).width(HIDDEN) == HIDDEN
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_bfloat16_is_near(sentence_model: Path, fixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fixed:
+        monkeypatch.setattr(encoder_module, "fix_weights", lambda bert, dtype: False)
+    texts = [text for text in REAL if text]
+    vectors = Encoder.load(sentence_model, precision="bfloat16").encode(texts)
+    wanted = Encoder.load(sentence_model).encode(texts)
+    assert vectors.dtype == np.float32
+    assert 0.999 < (vectors * wanted).sum(1).min() < 1 - 1e-6, "not near, or not in bfloat16"

@@ -24,9 +24,10 @@ from bertsmith.features.layers import token_vectors
 from bertsmith.features.pooling import pool
 from bertsmith.features.recipe import PoolingChoice, Recipe, make_recipe
 from bertsmith.model.bert import Bert
+from bertsmith.model.inference import fix_weights
 from bertsmith.model.weights import model_directory, read_info
 from bertsmith.text.tokenizer import Tokenizer, fit
-from bertsmith.training.device import cpu_quota, pick_device
+from bertsmith.training.device import PrecisionChoice, autocast, cpu_quota, pick_device, pick_precision
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts."""
@@ -88,7 +89,7 @@ class Encoder:
     Calls from several threads are safe: nothing changes after construction.
 
     Attributes:
-        bert: in evaluation mode, on ``device``.
+        bert: in evaluation mode, on ``device``, its weights fixed for inference.
         tokenizer: the model's own.
         recipe: what a vector is made of.
         device: where it runs.
@@ -104,6 +105,8 @@ class Encoder:
         self.tokenizer = tokenizer.lowercased() if recipe.lowercase else tokenizer
         self.threads = threads
         self.width = recipe.layers.width(bert.config.hidden_size)
+        dtype = getattr(torch, recipe.precision)
+        self._autocast = torch.float32 if fix_weights(self.bert, dtype) else dtype
 
     @classmethod
     def load(
@@ -117,6 +120,7 @@ class Encoder:
         tokens: bool = False,
         device: str = "auto",
         threads: int = 0,
+        precision: PrecisionChoice = "float32",
     ) -> Encoder:
         """Load the encoder of a run, a fine-tuned model or a published BERT.
 
@@ -129,12 +133,15 @@ class Encoder:
             tokens: the same.
             device: as in :func:`bertsmith.training.device.pick_device`.
             threads: CPU threads; 0 takes what the machine's quota allows.
+            precision: of the layers' products; ``auto`` measures, and takes bfloat16 where it is clearly faster.
 
         Raises:
             InputError: there is no such model, or a setting does not fit it.
         """
         directory = model_directory(Path(model))
         config = read_info(directory).config
+        place = pick_device(device)
+        dtype = pick_precision(precision, place, config.hidden_size)
         recipe = make_recipe(
             directory,
             config,
@@ -143,6 +150,7 @@ class Encoder:
             normalize=normalize,
             max_length=max_length,
             tokens=tokens,
+            precision="bfloat16" if dtype == torch.bfloat16 else "float32",
         )
         tokenizer = Tokenizer.load(directory)
         if tokenizer.vocab_size > config.vocab_size:
@@ -152,7 +160,7 @@ class Encoder:
                 path=directory,
             )
         bert = Bert.load(directory)
-        return cls(bert, tokenizer, recipe, pick_device(device), threads or cpu_quota(), directory)
+        return cls(bert, tokenizer, recipe, place, threads or cpu_quota(), directory)
 
     def checksum(self) -> str:
         """Return the SHA-256 of the model: its weights, numbers and tokenizer. It and the recipe determine vectors."""
@@ -280,7 +288,8 @@ class Encoder:
         """Return the vectors of some texts, one each or those of all their tokens."""
         batch = pack([encoded.ids[n] for n in numbers], [encoded.segments[n] for n in numbers]).to(self.device)
         pooling = None if tokens else self.recipe.pooling
-        vectors = token_vectors(self.bert, batch, self.recipe.layers, firsts_only=pooling == "cls")
+        with autocast(self._autocast, self.device):
+            vectors = token_vectors(self.bert, batch, self.recipe.layers, firsts_only=pooling == "cls")
         if pooling is not None:
             vectors = pool(vectors, batch.sequence_starts, pooling)
         if normalize:

@@ -103,7 +103,8 @@ def token_vectors(bert: Bert, batch: Batch, layers: Layers, *, firsts_only: bool
         if number in layers.numbers:
             # The top layer above 0 has left out the other tokens by itself.
             kept[number] = hidden if firsts is None or 0 < number == top else hidden.index_select(0, firsts)
-    parts = [kept[number] for number in layers.numbers]
+    # Layers that are fixed for inference may work in a shorter type.
+    parts = [kept[number].float() for number in layers.numbers]
     if layers.shares is not None:
         return torch.stack([share * part for share, part in zip(layers.shares, parts, strict=True)]).sum(0)
     if len(parts) == 1:

@@ -78,6 +78,8 @@ class Bert(nn.Module):
             hidden = layer(hidden, plan, kept if number == len(self.layers) else None)
             if all_layers:
                 outputs.append(hidden)
+        # Layers that are fixed for inference may work in a shorter type; what stands above them does not.
+        hidden = hidden.float()
         if self.bilstm is not None:
             hidden = over_each_sequence(self.bilstm, hidden, batch.sequence_starts)
             ends = where_directions_end(hidden, batch.sequence_starts)
@@ -87,7 +89,7 @@ class Bert(nn.Module):
         else:
             ends, hidden = hidden[: len(summing)], hidden[len(summing) :]
         pooled = self.pooler(ends).tanh()
-        return EncoderOutput(hidden, pooled, tuple(outputs) if all_layers else None)
+        return EncoderOutput(hidden, pooled, tuple(output.float() for output in outputs) if all_layers else None)
 
     @classmethod
     def load(cls, directory: str | Path) -> Bert:

@@ -9,6 +9,7 @@ import os
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from bertsmith.training.processes import local_gpu, local_share
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+
+PrecisionChoice: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -69,7 +72,7 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def pick_precision(name: str, device: torch.device, hidden_size: int) -> torch.dtype:
+def pick_precision(name: PrecisionChoice, device: torch.device, hidden_size: int) -> torch.dtype:
     """Return the matrix products' type; ``auto`` times a product of this width in both for a moment.
 
     bfloat16 on a processor without its instructions is several times slower than float32, so it is never
