@@ -150,5 +150,5 @@ TASK = text_task(
     sums=loss_sums,
     score=score,
     predict=predict,
-    answers=lambda rows: (),
+    answers=lambda rows, facts: (),
 )
