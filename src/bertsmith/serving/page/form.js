@@ -6,7 +6,7 @@ import { t } from "./words.js";
 const NAMES = { en: "English", ko: "한국어" };
 
 // fields: [{name, label, lines, optional, tool}]; onRun takes nothing. A missing text is said beside its field.
-export function buildForm({ id, fields, examples, models, model, values, onRun, onStop, onModel }) {
+export function buildForm({ id, fields, examples, models, model, values, onRun, onStop, onExample, onModel }) {
   const inputs = new Map();
   const errors = new Map();
   const examplesRow = el("div", { class: "examples", role: "group", "aria-label": t("examples") },
@@ -14,7 +14,7 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
     Object.entries(examples).map(([language, example]) =>
       el("button", { type: "button", class: "chip", lang: language, "data-example": language, click: () => {
         set(example);
-        onRun();
+        onExample(language);
       } }, NAMES[language])));
   const rows = fields.map((field, place) => {
     const own = `${id}-${field.name}`;
@@ -78,13 +78,9 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
     element: form,
     values: () => Object.fromEntries([...inputs].map(([name, input]) => [name, input.value])),
     fail,
-    // Says what is missing and goes there; true if nothing is.
-    complete() {
-      fields.forEach((field) => clear(field.name));
-      const empty = fields.find((field) => !field.optional && !inputs.get(field.name).value.trim());
-      if (empty) fail(t("error.empty"), empty.name).focus();
-      return !empty;
-    },
+    // The name of the first field that must not be empty and is.
+    missing: () => fields.find((field) => !field.optional && !inputs.get(field.name).value.trim())?.name,
+    clear: () => fields.forEach((field) => clear(field.name)),
     busy(working) {
       clearInterval(timer);
       elapsed.textContent = "";

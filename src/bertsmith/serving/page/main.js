@@ -53,6 +53,7 @@ function header() {
           type: "button", lang: code, id: `language-${code}`, "aria-pressed": String(code === language()),
           click: () => {
             chooseLanguage(code);
+            for (const state of states.values()) if (state.example) Object.assign(state, { example: undefined, answered: null });
             start(`#language-${code}`);
           },
         }, name))),

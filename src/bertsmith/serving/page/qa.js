@@ -26,7 +26,7 @@ export const qa = {
         + "체력으로 ‘두 개의 심장’이라는 별명을 얻었다.",
     },
   }),
-  request: ({ question, context }, model) => predict(model, { question, context }),
+  request: ({ question, context }, model) => predict(model, { question, context }, { n_best: 6 }),
   show({ predictions: [found] }) {
     const part = slicer(found.context);
     const passage = el("p", { class: "passage" });

@@ -80,5 +80,6 @@ export function latest() {
 export function asCurl(path, body) {
   const address = new URL(path, document.baseURI).href;
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  return `curl ${quoted(address)} -H 'Content-Type: application/json' \\\n  -d ${quoted(JSON.stringify(body))}`;
+  const allowed = key ? ' -H "Authorization: Bearer $BERTSMITH_API_KEY"' : "";
+  return `curl ${quoted(address)}${allowed} -H 'Content-Type: application/json' \\\n  -d ${quoted(JSON.stringify(body))}`;
 }
