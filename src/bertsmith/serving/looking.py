@@ -78,7 +78,12 @@ def show(directory: Path | str, text: str, text_b: str | None = None) -> list[To
     directory = Path(directory)
     if not (directory / "tokenizer.json").exists() and not (directory / "vocab.txt").exists():
         directory = model_directory(directory)
-    encoding = Tokenizer.load(directory).encode(text, text_b, allow_special=True)
+    return token_rows(Tokenizer.load(directory), text, text_b)
+
+
+def token_rows(tokenizer: Tokenizer, text: str, text_b: str | None = None) -> list[TokenRow]:
+    """Return the tokens of a text or pair, special tokens in it taken as such."""
+    encoding = tokenizer.encode(text, text_b, allow_special=True)
     texts = (text, text_b or "")
     rows = []
     for position, (token, number) in enumerate(zip(encoding.tokens, encoding.ids, strict=True)):
