@@ -24,9 +24,9 @@ from bertsmith.features.layers import token_vectors
 from bertsmith.features.pooling import pool
 from bertsmith.features.recipe import PoolingChoice, Recipe, make_recipe
 from bertsmith.model.bert import Bert
-from bertsmith.model.weights import model_directory, read_info
+from bertsmith.model.weights import load_tokenizer, model_directory, read_info
 from bertsmith.text.tokenizer import Tokenizer, fit
-from bertsmith.training.device import cpu_quota, pick_device
+from bertsmith.training.device import cpu_quota, pick_device, set_up_thread
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts."""
@@ -155,13 +155,7 @@ class Encoder:
             max_length=max_length,
             tokens=tokens,
         )
-        tokenizer = Tokenizer.load(directory)
-        if tokenizer.vocab_size > config.vocab_size:
-            raise InputError(
-                f"the tokenizer has {tokenizer.vocab_size:,} entries, but the model only {config.vocab_size:,}: they "
-                "do not belong together",
-                path=directory,
-            )
+        tokenizer = load_tokenizer(directory, config)
         bert = Bert.load(directory)
         return cls(bert, tokenizer, recipe, pick_device(device), threads or cpu_quota(), directory)
 
@@ -334,9 +328,7 @@ def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
     started = threading.Barrier(count + 1)
 
     def start() -> None:
-        # The first question makes torch give this thread the number of the process; only then it can have its own.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
+        set_up_thread(1)
         started.wait()
 
     workers = ThreadPoolExecutor(count, initializer=start)

@@ -14,12 +14,11 @@ import torch
 from bertsmith.batch import Batch, join
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
-from bertsmith.model.weights import load_tuned, model_directory, read_info
+from bertsmith.model.weights import load_tokenizer, load_tuned, model_directory, read_info
 from bertsmith.serving.writing import check_output, output_file, writer_of
 from bertsmith.task_config import EvaluateSettings, PredictSettings
 from bertsmith.tasks.by_name import task_of
 from bertsmith.tasks.task import Examples, Facts, Outputs, Prediction, Source
-from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.apply import apply_model
 from bertsmith.training.device import pick_device, set_up_process
 
@@ -50,13 +49,7 @@ class Predictor:
         self.task, self.facts = task_of(info, directory)
         self.device = pick_device(device)
         self.model = load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
-        self.tokenizer = Tokenizer.load(directory)
-        if self.tokenizer.vocab_size > info.config.vocab_size:
-            raise InputError(
-                f"the tokenizer has {self.tokenizer.vocab_size:,} entries, but the model only "
-                f"{info.config.vocab_size:,}: they do not belong together",
-                path=directory,
-            )
+        self.tokenizer = load_tokenizer(directory, info.config)
         self.max_length: int = self.facts["max_length"]
 
     def __call__(self, inputs: Any) -> Any:
