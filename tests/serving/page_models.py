@@ -42,7 +42,7 @@ def make_models(folder: Path) -> dict[str, Path]:
         num_attention_heads=4,
         intermediate_size=41,
         max_position_embeddings=250,
-        initializer_range=0.3,
+        initializer_range=0.12,
     )
     base = folder / "pretrained"
     save_model(PretrainingModel(config), base, tokenizer)
@@ -59,16 +59,34 @@ def make_models(folder: Path) -> dict[str, Path]:
         return "\n".join("\t".join(map(str, row)) for row in (rows[0], *rows[1:] * 3)) + "\n"
 
     (a, b), (c, d) = _PAIRS
-    tune("classify", "ClassifySettings", "tsv", table(("text", "label"), (a, "good"), (b, "bad"), (c, "좋음"), (d, "나쁨")))
+    tune(
+        "classify",
+        "ClassifySettings",
+        "tsv",
+        table(("text", "label"), (a, "good"), (b, "bad"), (c, "좋음"), (d, "나쁨")),
+    )
     rows = table(("text", "b", "label"), (a, b, "same"), (c, d, "different"))
     tune("pairs", "ClassifySettings", "tsv", rows, text_b="b")
-    tune("multilabel", "MultilabelSettings", "tsv", table(("text", "label"), (a, "x"), (b, "x|y"), (c, "y"), (d, "x|z")))
+    tune(
+        "multilabel", "MultilabelSettings", "tsv", table(("text", "label"), (a, "x"), (b, "x|y"), (c, "y"), (d, "x|z"))
+    )
     tune("regress", "RegressSettings", "tsv", table(("text", "label"), (a, 1.5), (b, 2), (c, 4.5), (d, 3)))
     rows = table(("context", "p", "q", "label"), (a, b, d, 0), (c, b, d, 1))
     tune("choose", "ChooseSettings", "tsv", rows, endings="p,q")
-    rows = table(("id", "question", "context", "answer", "start"), *((n, "who", f"{x} {y}", x, 0) for n, (x, y) in enumerate(_PAIRS)))
+    rows = table(
+        ("id", "question", "context", "answer", "start"),
+        *((n, "who", f"{x} {y}", x, 0) for n, (x, y) in enumerate(_PAIRS)),
+    )
     tune("qa", "QaSettings", "tsv", rows)
     tags = ["B-PER", *["I-PER"] * (len(NAME) - 1), *["O"] * len(REST)]
     lines = [f"{character}\t{tag}" for character, tag in zip(NAME + REST, tags, strict=True)]
-    tune("tag", "TagSettings", "txt", ("\n".join(lines) + "\n\n") * 12, format="characters", epochs=25, learning_rate=3e-3)
+    tune(
+        "tag",
+        "TagSettings",
+        "txt",
+        ("\n".join(lines) + "\n\n") * 12,
+        format="characters",
+        epochs=30,
+        learning_rate=5e-3,
+    )
     return made

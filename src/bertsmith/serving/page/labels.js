@@ -38,7 +38,7 @@ export const classify = labelView("classify", ONE, ({ label, score, scores }) =>
 
 export const multilabel = labelView("multilabel", SEVERAL, ({ labels, scores }) => [
   el("p", { class: "summary" }, labels.length
-    ? labels.flatMap((label, at) => [at ? " " : "", el("strong", { class: "tag-name" }, label)])
+    ? ranked(scores).map(({ name }) => name).filter((name) => labels.includes(name)).flatMap((label, at) => [at ? " " : "", el("strong", { class: "tag-name" }, label)])
     : t("multilabel.none")),
   bars(ranked(scores).map((row) => ({ ...row, chosen: labels.includes(row.name) })), { label: t("multilabel.title"), threshold: 0.5 }),
   el("p", { class: "note" }, t("multilabel.note")),
