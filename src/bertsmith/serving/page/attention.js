@@ -30,9 +30,11 @@ export function attention({ tokens, layers, attention: maps }, model, request) {
     Object.assign(shown, change);
     const at = shown.hovered ?? shown.focused;
     const map = shown.heads[shown.head];
-    const from = at === null ? map.keys() : [at];
-    lines.replaceChildren(...[...from].flatMap((i) => map[i].map((share, j) => share < FAINTEST ? null
-      : svg("line", { x1: 0, y1: i + 0.5, x2: 100, y2: j + 0.5, "stroke-opacity": Math.min(1, 0.08 + 0.92 * share).toFixed(3) })).filter(Boolean)));
+    // Of one token the strongest line is dark, however weak it is among all.
+    const [from, darkest] = at === null ? [[...map.keys()], 1] : [[at], Math.max(...map[at])];
+    lines.replaceChildren(...from.flatMap((i) => map[i].flatMap((share, j) => share < FAINTEST ? [] : svg("line", {
+      x1: 0, y1: i + 0.5, x2: 100, y2: j + 0.5, "stroke-opacity": (0.08 + (0.92 * share) / darkest).toFixed(3),
+    }))));
     looking.forEach((item, i) => item.setAttribute("aria-selected", String(i === at)));
     seen.forEach((item, j) => {
       const share = at === null ? 0 : map[at][j];

@@ -23,7 +23,7 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
       "aria-required": field.optional ? null : "true",
     };
     const input = field.lines
-      ? el("textarea", { ...shared, rows: field.lines })
+      ? el("textarea", { ...shared, rows: field.lines, vars: { lines: field.lines } })
       : el("input", { ...shared, type: "text", enterkeyhint: "go" });
     input.value = values[field.name] ?? "";
     input.addEventListener("input", () => clear(field.name));

@@ -38,6 +38,7 @@ function draw(focus) {
     if (!states.has(view.id)) states.set(view.id, {});
     open = buildView(view, models.filter(view.suits), states.get(view.id), draw);
     main.append(open.element);
+    document.querySelector("nav [aria-current]").scrollIntoView({ block: "nearest", inline: "center" });
   } else {
     main.append(el("section", { class: "view" }, el("p", { class: "lead" }, t("no_models"))));
   }
@@ -98,7 +99,8 @@ function trouble(error) {
 
 async function start(focus) {
   try {
-    if (models.length === 0) models = (await ask("v1/models")).data;
+    // Where any model will do, one that was not tuned for something else comes first.
+    if (models.length === 0) models = (await ask("v1/models")).data.sort((a, b) => Boolean(a.task) - Boolean(b.task));
   } catch (error) {
     if (!("status" in error)) throw error;
     return trouble(error);
