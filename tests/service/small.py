@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -135,6 +136,15 @@ def service_of(directories: dict[str, Path], **settings: Any) -> Service:
     """Return a service of some models; it computes with one thread."""
     chosen = ServeSettings.parse({"models": [str(path) for path in directories.values()], "threads": 1} | settings)
     return Service({name: loaded(name, path, "cpu") for name, path in directories.items()}, chosen)
+
+
+def close(one: Any, other: Any) -> bool:
+    """Compare JSON values; numbers may differ by 1e-5."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return one == pytest.approx(other, abs=1e-5) if isinstance(one, float) else bool(one == other)
 
 
 class Gate:

@@ -19,7 +19,7 @@ from bertsmith.service.app import make_app
 from bertsmith.service.service import Service
 from bertsmith.serving.looking import fill, next_sentence, show
 from tests.features.small import some_texts
-from tests.service.small import TUNED, json_inputs, python_inputs, service_of
+from tests.service.small import TUNED, close, json_inputs, python_inputs, service_of
 
 LOCAL = "http://127.0.0.1"
 
@@ -33,15 +33,6 @@ def service(directories: dict[str, Path]) -> Service:
 def client(service: Service) -> Iterator[TestClient]:
     with TestClient(make_app(service), LOCAL) as found:
         yield found
-
-
-def close(one: Any, other: Any) -> bool:
-    """Compare JSON values; numbers may differ by 1e-5."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(close(one[name], other[name]) for name in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(close, one, other))
-    return one == pytest.approx(other, abs=1e-5) if isinstance(one, float) else bool(one == other)
 
 
 def predictions(client: TestClient, task: str, given: list[Any]) -> list[dict[str, Any]]:
