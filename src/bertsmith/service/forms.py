@@ -162,10 +162,10 @@ def _fields(given: Any, names: tuple[str, str], number: int) -> tuple[Any, Any]:
     return values[0], values[1]
 
 
-def texts_of(value: Any) -> Iterator[str]:
-    """Yield every text in a request's values."""
+def texts_of(value: Any, depth: int = 4) -> Iterator[str]:
+    """Yield every text in a request's inputs; no text that a task takes stands deeper than ``depth``."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
+    elif isinstance(value, dict | list) and depth:
         for part in value.values() if isinstance(value, dict) else value:
-            yield from texts_of(part)
+            yield from texts_of(part, depth - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -21,8 +22,8 @@ from bertsmith.service.service import Service
 KEY_VARIABLE = "BERTSMITH_API_KEY"
 
 _GUARDED = ("/v1/", "/metrics")
-_DRAINED = 16
-"""So many times the largest body is read and thrown away, so that the sender reads the answer."""
+_DRAINED, _LONGEST_DRAIN = 16, 5.0
+"""Bounds of what is read of a refused body: times the largest one that is taken, and seconds."""
 
 
 def read_keys(settings: ServeSettings) -> tuple[str, ...]:
@@ -85,6 +86,7 @@ class Guard:
         service = self._service
         is_work = scope["method"] == "POST"
         entered = False
+        body = _Body(receive)
         try:
             self._check(scope["path"], headers)
             if is_work:
@@ -97,11 +99,11 @@ class Guard:
                 service.inside += 1
                 entered = True
                 service.metrics.inside.set(service.inside)
-                receive = await _whole(receive, headers, service.settings.max_body)
+                receive = await body.whole(headers, service.settings.max_body)
             await self._app(scope, receive, send)
         except ProblemError as problem:
             if is_work and b"expect" not in headers:
-                await _drain(receive, _DRAINED * service.settings.max_body)
+                await body.drain(_DRAINED * service.settings.max_body)
             await answer(problem, scope)(scope, receive, send)
         finally:
             if entered:
@@ -128,46 +130,46 @@ class Guard:
         return sum(hmac.compare_digest(seen, key) for key in self._keys) > 0
 
 
-async def _whole(receive: Receive, headers: dict[bytes, bytes], limit: int) -> Receive:
-    """Read a request's body and return what gives it again, and after it what else comes.
+class _Body:
+    """A request's body on its way in."""
 
-    Raises:
-        ProblemError: it is too large.
-    """
-    said = headers.get(b"content-length", b"0")
-    if said.isdigit() and int(said) > limit:
-        raise too_large("bytes of a request", int(said), limit, "max_body")
-    body = bytearray()
-    while True:
-        last = await receive()
-        if last["type"] != "http.request":
-            break
-        body += last.get("body", b"")
-        if len(body) > limit:
-            raise too_large("bytes of a request", len(body), limit, "max_body")
-        if not last.get("more_body", False):
-            last = {"type": "http.request", "body": bytes(body), "more_body": False}
-            break
-    ahead = [last]
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._ended = receive, False
 
-    async def again() -> Message:
-        return ahead.pop() if ahead else await receive()
+    async def _part(self) -> bytes:
+        message = await self._receive()
+        self._ended = message["type"] != "http.request" or not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
 
-    return again
+    async def whole(self, headers: dict[bytes, bytes], limit: int) -> Receive:
+        """Read it and return what gives it again, and after it what else comes.
 
+        Raises:
+            ProblemError: it is too large.
+        """
+        said = headers.get(b"content-length", b"0")
+        if said.isdigit() and int(said) > limit:
+            raise too_large("bytes of a request", int(said), limit, "max_body")
+        body = bytearray()
+        while not self._ended:
+            body += await self._part()
+            if len(body) > limit:
+                raise too_large("bytes of a request", len(body), limit, "max_body")
+        ahead: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
-async def _drain(receive: Receive, most: int) -> None:
-    """Read a request's body to its end, so that its sender comes to read the answer; not forever."""
-    seen = 0
-    try:
-        async with asyncio.timeout(5):
-            while seen <= most:
-                message = await receive()
-                seen += len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return
+        async def again() -> Message:
+            return ahead.pop() if ahead else await self._receive()
+
+        return again
+
+    async def drain(self, most: int) -> None:
+        """Read it to its end, so that its sender comes to read the answer; not forever."""
+        seen = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_DRAIN):
+                while not self._ended and seen <= most:
+                    seen += len(await self._part())
 
 
 def _digest(key: bytes) -> bytes:

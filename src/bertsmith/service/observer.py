@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 import traceback
@@ -43,14 +44,17 @@ class Observer:
             status = message.get("status", status)
             await send(message)
 
+        problem = None
         try:
             await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            problem = ProblemError(503, "the service ended before this was done")
         except Exception as error:
             self._warn(_where(error))
-            if not status:
-                await answer(ProblemError(500, "something failed here; the service's log says where"), scope)(
-                    scope, receive, sending
-                )
+            problem = ProblemError(500, "something failed here; the service's log says where")
+        try:
+            if problem and not status:
+                await answer(problem, scope)(scope, receive, sending)
         finally:
             self._record(scope, notes, status, time.perf_counter() - begun)
 

@@ -8,13 +8,19 @@ import math
 import shlex
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.serve_config import ServeSettings
 from bertsmith.training.device import set_up_process
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from bertsmith.service.models import ServedModel
 
 _EXAMPLES: dict[str, Any] = {
     "qa": {"question": "Who came in?", "context": "The door opened. A man came in."},
@@ -22,13 +28,12 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
-def serve(settings: ServeSettings, log: Log | None = None, started: Callable[[Any], None] | None = None) -> None:
+def serve(settings: ServeSettings, log: Log | None = None) -> None:
     """Serve models; running requests are finished at the end.
 
     Args:
         settings: what to serve, where, to whom, and how much at a time.
         log: what is said.
-        started: given uvicorn's server before it runs; setting its ``should_exit`` ends it.
 
     Raises:
         InputError: a model, the address or a key cannot be used, or the packages are missing.
@@ -48,34 +53,38 @@ def serve(settings: ServeSettings, log: Log | None = None, started: Callable[[An
     log = log or Log(settings.quiet)
     keys = read_keys(settings)
     directories = named_directories(settings.models)
-    with _bound(settings.host, settings.port) as listening:
+    with bound(settings.host, settings.port) as listening:
         set_up_process(settings.threads)
         models = {}
         for name, directory in directories.items():
             models[name] = load_model(name, directory, settings.device)
             log.say(f"model {name}: {directory} ({', '.join(models[name].abilities)})")
         app = make_app(Service(models, settings), keys, None if settings.quiet else print_line)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            ws="none",
-            timeout_graceful_shutdown=math.ceil(settings.max_shutdown),
-        )
         address = _address(settings.host, listening.getsockname()[1])
-        server = uvicorn.Server(config)
-        if started:
-            started(server)
+        server = uvicorn.Server(server_settings(app, settings))
         _say_what_to_do(log, address, next(iter(models.values())), bool(keys))
         with _quiet_signals():
             server.run(sockets=[listening])
     log.say("no longer serving")
 
 
+def server_settings(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
+    """Return how uvicorn is to run an application: without lines of its own, and patient at the end."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=math.ceil(settings.max_shutdown),
+    )
+
+
 @contextlib.contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def bound(host: str, port: int) -> Iterator[socket.socket]:
     """Yield a socket of an address; taken before models are loaded, so that a taken port is said at once."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
@@ -101,7 +110,7 @@ def _address(host: str, port: int) -> str:
     return f"http://{shown}:{port}"
 
 
-def _say_what_to_do(log: Log, address: str, model: Any, keyed: bool) -> None:
+def _say_what_to_do(log: Log, address: str, model: ServedModel, keyed: bool) -> None:
     log.say(f"serving: {address}/   (documentation: {address}/docs; Ctrl-C ends it)")
     if model.predictor:
         path = f"/v1/models/{model.name}/predict"

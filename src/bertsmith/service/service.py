@@ -82,11 +82,14 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Let models compute while the block runs; its end waits for what is in the queue."""
         threads = max(1, (self.settings.threads or cpu_quota()) // self.settings.workers)
-        with (
-            ThreadPoolExecutor(_HELPERS, thread_name_prefix="text") as self._helpers,
-            working(self.turns, self.settings.workers, threads, self.metrics.batch) as self._workers,
-        ):
-            yield
+        with contextlib.ExitStack() as stack:
+            self._helpers = stack.enter_context(ThreadPoolExecutor(_HELPERS, thread_name_prefix="text"))
+            self._workers = stack.enter_context(working(self.turns, self.settings.workers, threads, self.metrics.batch))
+            try:
+                yield
+            finally:
+                # Answers are still sent while threads come to their end.
+                await asyncio.to_thread(stack.pop_all().close)
 
     @property
     def is_ready(self) -> bool:
