@@ -1,4 +1,4 @@
-"""Small models of every task, whose vocabulary holds every character of the page's examples."""
+"""The page's files, and small models of every task whose vocabulary holds every character of its examples."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from pathlib import Path
 
 import torch
 
-from bertsmith import task_config
 from bertsmith.config import ModelConfig
 from bertsmith.console import Log
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.model.weights import save_model
+from bertsmith.task_config import TagSettings
 from bertsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from bertsmith.training.finetune import finetune
+from tests.service.small import TUNED
 
 NAME, REST = "손기정", "은 1936년 베를린 올림픽 마라톤에서 금메달을 땄다."
 """The page's Korean example, whose name the tagger has learned."""
-
-_PAIRS = [("the river rose", "the town slept"), ("강물이 불었다", "마을은 잠들었다")]
-_SETTINGS = {"max_length": 128, "batch_size": 6, "learning_rate": 1e-3, "threads": 1, "quiet": True}
 
 
 def page_files(ending: str) -> dict[str, str]:
@@ -30,10 +28,10 @@ def page_files(ending: str) -> dict[str, str]:
 
 
 def make_models(folder: Path) -> dict[str, Path]:
-    """Write a pre-trained model with random weights and one tuned for each task; return them by task."""
+    """Write models with random weights, of each task and with pre-training heads, and a tagger that knows a name."""
     torch.manual_seed(3)
     characters = sorted(set(re.sub(r"\s|[A-Z]", "", "".join(page_files(".js").values()))))
-    tokens = [*SPECIAL_TOKENS, *characters, *(f"##{c}" for c in characters if c.isalnum()), "river", "강물", "##이"]
+    tokens = [*SPECIAL_TOKENS, *characters, *(f"##{c}" for c in characters if c.isalnum()), "river", "강물"]
     tokenizer = Tokenizer.from_tokens(list(dict.fromkeys(tokens)), lowercase=True)
     config = ModelConfig(
         vocab_size=tokenizer.vocab_size,
@@ -44,49 +42,26 @@ def make_models(folder: Path) -> dict[str, Path]:
         max_position_embeddings=250,
         initializer_range=0.12,
     )
-    base = folder / "pretrained"
-    save_model(PretrainingModel(config), base, tokenizer)
-    made = {"pretrained": base}
-
-    def tune(name: str, settings: str, file: str, rows: str, **changes: object) -> None:
-        path = folder / f"{name}.{file}"
-        path.write_text(rows, encoding="utf-8")
-        values = {"model": base, "train": path, "dev": path, "output": folder / name, "epochs": 1}
-        finetune(getattr(task_config, settings).parse(_SETTINGS | values | changes), Log(quiet=True))
-        made[name] = folder / name
-
-    def table(*rows: tuple[object, ...]) -> str:
-        return "\n".join("\t".join(map(str, row)) for row in (rows[0], *rows[1:] * 3)) + "\n"
-
-    (a, b), (c, d) = _PAIRS
-    tune(
-        "classify",
-        "ClassifySettings",
-        "tsv",
-        table(("text", "label"), (a, "good"), (b, "bad"), (c, "좋음"), (d, "나쁨")),
-    )
-    rows = table(("text", "b", "label"), (a, b, "same"), (c, d, "different"))
-    tune("pairs", "ClassifySettings", "tsv", rows, text_b="b")
-    tune(
-        "multilabel", "MultilabelSettings", "tsv", table(("text", "label"), (a, "x"), (b, "x|y"), (c, "y"), (d, "x|z"))
-    )
-    tune("regress", "RegressSettings", "tsv", table(("text", "label"), (a, 1.5), (b, 2), (c, 4.5), (d, 3)))
-    rows = table(("context", "p", "q", "label"), (a, b, d, 0), (c, b, d, 1))
-    tune("choose", "ChooseSettings", "tsv", rows, endings="p,q")
-    rows = table(
-        ("id", "question", "context", "answer", "start"),
-        *((n, "who", f"{x} {y}", x, 0) for n, (x, y) in enumerate(_PAIRS)),
-    )
-    tune("qa", "QaSettings", "tsv", rows)
-    tags = ["B-PER", *["I-PER"] * (len(NAME) - 1), *["O"] * len(REST)]
-    lines = [f"{character}\t{tag}" for character, tag in zip(NAME + REST, tags, strict=True)]
-    tune(
-        "tag",
-        "TagSettings",
-        "txt",
-        ("\n".join(lines) + "\n\n") * 12,
-        format="characters",
-        epochs=30,
-        learning_rate=5e-3,
-    )
+    made = {"pretrained": folder / "pretrained"}
+    save_model(PretrainingModel(config), made["pretrained"], tokenizer)
+    make, facts = TUNED["classify"]
+    columns = {"text": "a", "text_b": "b", "label": "label"}
+    pairs = {"pairs": (make, facts | {"task": "classify", "labels": ["same", "other", "unclear"], "columns": columns})}
+    for name, (make, facts) in (TUNED | pairs).items():
+        if name != "tag":
+            made[name] = folder / name
+            extras = {"task": facts.get("task", name), "facts": facts | {"max_length": 200}}
+            save_model(make(config), made[name], tokenizer, extras=extras)
+    made["tag"] = _tagger(made["pretrained"], folder)
     return made
+
+
+def _tagger(model: Path, folder: Path) -> Path:
+    tags = ["B-PER", *["I-PER"] * (len(NAME) - 1), *["O"] * len(REST)]
+    lines = "".join(f"{character}\t{tag}\n" for character, tag in zip(NAME + REST, tags, strict=True))
+    rows = folder / "rows.txt"
+    rows.write_text((lines + "\n") * 12, encoding="utf-8")
+    settings = {"model": model, "train": rows, "dev": rows, "output": folder / "tag", "format": "characters"}
+    speed = {"epochs": 30, "batch_size": 6, "learning_rate": 5e-3, "max_length": 128, "threads": 1}
+    finetune(TagSettings.parse(settings | speed), Log(mute=True))
+    return folder / "tag"

@@ -32,11 +32,13 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
     errors.set(field.name, error);
     const label = el("label", { for: own }, t(field.label));
     if (field.optional) label.append(" ", el("span", { class: "optional" }, t("optional")));
-    return el("div", { class: "field" }, el("div", { class: "label-row" }, label, field.tool?.(input), place === 0 && examplesRow), input, error);
+    const above = el("div", { class: "label-row" }, label, field.tool?.(input), place === 0 && examplesRow);
+    return el("div", { class: "field" }, above, input, error);
   });
 
   const run = el("button", { type: "submit", class: "primary" }, t("run"));
   const stop = el("button", { type: "button", class: "quiet", hidden: true, click: onStop }, t("stop"));
+  const hint = fields.some((field) => field.lines) ? "Ctrl + Enter" : "Enter";
   const elapsed = el("span", { class: "elapsed", role: "status" });
   const form = el("form", { class: "card", novalidate: true, submit: (event) => {
     event.preventDefault();
@@ -44,7 +46,7 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
   } },
   rows,
   el("div", { class: "actions" }, run, stop,
-    el("span", { class: "hint", "aria-hidden": "true" }, fields.some((field) => field.lines) ? t("hint.texts") : t("hint.line")),
+    el("span", { class: "hint", "aria-hidden": "true" }, hint),
     elapsed, modelChoice(id, models, model, onModel)));
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {

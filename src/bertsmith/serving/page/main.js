@@ -47,14 +47,17 @@ function draw(focus) {
 
 function header() {
   return el("header", {},
-    el("a", { class: "brand", href: "#" }, el("img", { src: "page/mark.svg", alt: "", width: 32, height: 32 }), "Bertsmith"),
+    el("a", { class: "brand", href: "#" },
+      el("img", { src: "page/mark.svg", alt: "", width: 32, height: 32 }), "Bertsmith"),
     el("div", { class: "switches" },
       el("div", { class: "segments", role: "group", "aria-label": t("language") },
         Object.entries(LANGUAGES).map(([code, name]) => el("button", {
           type: "button", lang: code, id: `language-${code}`, "aria-pressed": String(code === language()),
           click: () => {
             chooseLanguage(code);
-            for (const state of states.values()) if (state.example) Object.assign(state, { example: undefined, answered: null });
+            for (const state of states.values()) {
+              if (state.example) Object.assign(state, { example: undefined, answered: null });
+            }
             start(`#language-${code}`);
           },
         }, name))),
@@ -83,6 +86,7 @@ function navigation(able, view) {
 // What is wrong before anything can be shown; a service that wants a key is asked again with it.
 function trouble(error) {
   document.documentElement.lang = language();
+  const wantsKey = error.status === 401;
   const key = el("input", { id: "key", type: "password", autocomplete: "off" });
   const enter = el("form", { class: "card", submit: (event) => {
     event.preventDefault();
@@ -90,10 +94,9 @@ function trouble(error) {
     start("#key");
   } },
   el("p", { class: "error", role: "alert" }, error.message),
-  error.status === 401
-    ? el("div", { class: "field" }, el("label", { for: "key" }, t("key")), key)
-    : null,
-  el("div", { class: "actions" }, el("button", { type: "submit", class: "primary" }, t(error.status === 401 ? "key.use" : "again"))));
+  wantsKey && el("div", { class: "field" }, el("label", { for: "key" }, t("key")), key),
+  el("div", { class: "actions" },
+    el("button", { type: "submit", class: "primary" }, wantsKey ? t("key.use") : t("again"))));
   document.body.replaceChildren(header(), el("div", { class: "frame" }, el("main", { id: "main" }, enter)));
 }
 
@@ -115,5 +118,7 @@ addEventListener("hashchange", () => {
   document.querySelector("main").focus({ preventScroll: true });
   scrollTo(0, 0);
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.getElementById("theme")?.replaceWith(themeSwitch()));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  document.getElementById("theme")?.replaceWith(themeSwitch());
+});
 await start();

@@ -36,8 +36,10 @@ export const qa = {
       : [el("strong", {}, found.text), ` ${percent(found.score)}`]);
     const draw = (chosen) => {
       const { start, end } = found.n_best[chosen] ?? { start: 0, end: 0 };
-      passage.replaceChildren(part(0, start), end > start ? el("mark", { class: "answer" }, part(start, end)) : "", part(end));
-      const rows = found.n_best.map(({ text, score }, place) => ({ name: text || t("qa.none"), share: score, chosen: place === chosen }));
+      const marked = end > start ? [el("mark", { class: "answer" }, part(start, end))] : [];
+      passage.replaceChildren(part(0, start), ...marked, part(end));
+      const rows = found.n_best.map(({ text, score: share }, place) =>
+        ({ name: text || t("qa.none"), share, chosen: place === chosen }));
       const had = list.contains(document.activeElement);
       list.replaceChildren(bars(rows, { label: t("qa.best"), onPick: draw }));
       if (had) list.querySelector(".chosen").focus();

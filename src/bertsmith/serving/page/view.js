@@ -73,7 +73,8 @@ export function buildView(view, models, state, rebuild) {
 
   function show() {
     const { answer, values, path, body } = state.answered;
-    const command = el("details", { class: "command" }, el("summary", {}, t("command")), el("pre", { tabindex: "0" }, asCurl(path, body)));
+    const command = el("details", { class: "command" },
+      el("summary", {}, t("command")), el("pre", { tabindex: "0" }, asCurl(path, body)));
     result.replaceChildren(...[view.show(answer, values, model)].flat(), command);
     spoken.textContent = result.querySelector(".summary")?.textContent ?? "";
   }
