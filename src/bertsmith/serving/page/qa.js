@@ -47,7 +47,8 @@ export const qa = {
     draw(found.n_best.findIndex(({ text, start }) => text === found.text && start === found.start));
     return [
       card(null, summary, passage),
-      card(t("qa.best"), list, el("p", { class: "note" }, t("qa.note")), cutNote(found)),
+      card(t("qa.best"), list, el("p", { class: "note" }, t("qa.note")),
+        !found.impossible && found.n_best[0]?.text === "" && el("p", { class: "note" }, t("qa.threshold")), cutNote(found)),
     ];
   },
 };
