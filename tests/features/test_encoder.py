@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bertsmith.batch import join
 from bertsmith.errors import InputError
 from bertsmith.features import encoder as encoder_module
 from bertsmith.features.encoder import Encoder, Text
@@ -114,6 +115,14 @@ def test_company_order_and_threads_do_not_matter(model: Path) -> None:
     np.testing.assert_allclose(three.encode(texts[::-1])[::-1], vectors, atol=1e-5)
     for n in range(0, len(texts), 97):
         np.testing.assert_allclose(three.encode([texts[n]])[0], vectors[n], atol=1e-5)
+
+
+def test_texts_of_several_callers_share_a_batch(model: Path) -> None:
+    encoder = Encoder.load(model)
+    callers = [some_texts(5), [("abc d", "ef"), ""], some_texts(9, seed=1)]
+    encoded = [encoder.encoded(texts) for texts in callers]
+    vectors = encoder.vectors(join([own.batch(range(len(own.lengths))) for own in encoded]))
+    np.testing.assert_allclose(vectors, np.concatenate([encoder.encode(texts) for texts in callers]), atol=1e-5)
 
 
 def test_tokens_of_every_text(model: Path) -> None:

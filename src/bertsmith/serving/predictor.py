@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bertsmith.batch import Batch, join
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
-from bertsmith.model.weights import load_tuned, model_directory, read_info
+from bertsmith.model.weights import load_tokenizer, load_tuned, model_directory, read_info
 from bertsmith.serving.writing import check_output, output_file, writer_of
 from bertsmith.task_config import EvaluateSettings, PredictSettings
 from bertsmith.tasks.by_name import task_of
-from bertsmith.tasks.task import Facts, Prediction, Source
-from bertsmith.text.tokenizer import Tokenizer
+from bertsmith.tasks.task import Examples, Facts, Outputs, Prediction, Source
 from bertsmith.training.apply import apply_model
 from bertsmith.training.device import pick_device, set_up_process
 
@@ -49,13 +49,7 @@ class Predictor:
         self.task, self.facts = task_of(info, directory)
         self.device = pick_device(device)
         self.model = load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
-        self.tokenizer = Tokenizer.load(directory)
-        if self.tokenizer.vocab_size > info.config.vocab_size:
-            raise InputError(
-                f"the tokenizer has {self.tokenizer.vocab_size:,} entries, but the model only "
-                f"{info.config.vocab_size:,}: they do not belong together",
-                path=directory,
-            )
+        self.tokenizer = load_tokenizer(directory, info.config)
         self.max_length: int = self.facts["max_length"]
 
     def __call__(self, inputs: Any) -> Any:
@@ -78,10 +72,33 @@ class Predictor:
         """
         numbered = enumerate(inputs, start=1)
         while chunk := list(itertools.islice(numbered, _CHUNK)):
-            rows = self.task.rows(chunk, self.facts)
-            examples = self.task.encode(rows, self.facts, self.tokenizer)
+            rows, examples = self.examples(chunk)
             outputs = apply_model(self.model, self.task, examples, self.facts, self.device, torch.float32)
             yield from self.task.predict(outputs, examples, rows, self.facts)
+
+    def examples(self, numbered: Sequence[tuple[int, Any]]) -> tuple[Any, Examples]:
+        """Return inputs as the task's rows and as examples; each comes with the number that messages name it by.
+
+        With :meth:`outputs` and ``task.predict`` these are the steps of a call, for those who let the examples of
+        several callers share a batch.
+
+        Raises:
+            InputError: as in a call.
+        """
+        rows = self.task.rows(numbered, self.facts)
+        return rows, self.task.encode(rows, self.facts, self.tokenizer)
+
+    @torch.inference_mode()
+    def outputs(self, batches: Sequence[Batch]) -> list[Outputs]:
+        """Send batches of examples through the model together; return the outputs of each."""
+        joined = join(batches)
+        output = self.model(joined.to(self.device))
+        # Some tasks have an output a token, others one a sequence; a sequence has two tokens or more.
+        is_tokens = len(output) == joined.num_tokens
+        sizes = [batch.num_tokens if is_tokens else batch.num_sequences for batch in batches]
+        return [
+            self.task.outputs(own, batch, self.facts) for own, batch in zip(output.split(sizes), batches, strict=True)
+        ]
 
 
 def load(directory: str | Path, device: str = "auto") -> Predictor:

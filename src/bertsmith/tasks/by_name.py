@@ -16,6 +16,20 @@ _ALL = (classify.TASK, multilabel.TASK, regress.TASK, choose.TASK, qa.TASK, tag.
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 
+# The class of a published model that was tuned for a task.
+_TUNED = (
+    "BertForSequenceClassification",
+    "BertForMultipleChoice",
+    "BertForQuestionAnswering",
+    "BertForTokenClassification",
+)
+
+
+def has_task(info: ModelInfo) -> bool:
+    """Tell whether a model was tuned for a task of ours, so that :func:`task_of` can say which."""
+    return info.extras.get("task") in TASKS or info.architecture in _TUNED
+
+
 def task_of(info: ModelInfo, directory: Path) -> tuple[Task, Facts]:
     """Return the task that a model was tuned for and what it remembers of it.
 

@@ -60,6 +60,13 @@ def set_up_process(threads: int) -> int:
     return chosen
 
 
+def set_up_thread(threads: int) -> None:
+    """Give the calling thread a number of torch threads of its own; those that compute already keep theirs."""
+    # The first question makes torch give this thread the number of the process; only then it can have its own.
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
 def _keep_freed_memory() -> None:
     """Keep freed memory in the process: a stage makes tensors of the same sizes again and again.
 
