@@ -95,16 +95,16 @@ def token_vectors(bert: Bert, batch: Batch, layers: Layers, *, firsts_only: bool
     plan = plan_attention(batch.sequence_starts, batch.token_ids.device, bert.config.is_decoder)
     firsts = batch.sequence_starts[:-1] if firsts_only else None
     top = max(layers.numbers)
-    hidden = bert.embeddings(batch)
+    state = bert.embeddings(batch)
     kept: dict[int, Tensor] = {}
     for number in range(top + 1):
         if number:
-            hidden = bert.layers[number - 1](hidden, plan, firsts if number == top else None)
+            state = bert.layers[number - 1](state, plan, firsts if number == top else None)
         if number in layers.numbers:
             # The top layer above 0 has left out the other tokens by itself.
+            hidden = state.exact
             kept[number] = hidden if firsts is None or 0 < number == top else hidden.index_select(0, firsts)
-    # Layers that are fixed for inference may work in a shorter type.
-    parts = [kept[number].float() for number in layers.numbers]
+    parts = [kept[number] for number in layers.numbers]
     if layers.shares is not None:
         return torch.stack([share * part for share, part in zip(layers.shares, parts, strict=True)]).sum(0)
     if len(parts) == 1:

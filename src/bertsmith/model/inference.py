@@ -7,7 +7,6 @@ anew. Only on a CPU, and only where torch has been built with oneDNN; elsewhere 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertsmith.model.bert import Bert
@@ -33,26 +32,12 @@ class FixedLinear(nn.Module):
         return out
 
 
-class FixedNorm(nn.Module):
-    """A layer norm that computes in float32 and gives another type."""
-
-    def __init__(self, norm: nn.LayerNorm, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._norm, self._dtype = norm, dtype
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Return (T, H) in the layer's type."""
-        norm = self._norm
-        return F.layer_norm(values, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(self._dtype)
-
-
 def fix_weights(bert: Bert, dtype: torch.dtype) -> bool:
     """Prepare an encoder on a CPU for inference, in place: it can't be trained or saved any more.
 
     Args:
         bert: in evaluation mode; stays as it is on another device, or where torch can't lay out weights.
-        dtype: float32, or bfloat16 for the layers' products and what passes between them. What the encoder returns is
-            float32 in either case.
+        dtype: of the layers' products, float32 or bfloat16. What the encoder returns is float32 in either case.
 
     Returns:
         Whether it was done.
@@ -63,8 +48,6 @@ def fix_weights(bert: Bert, dtype: torch.dtype) -> bool:
         for name, child in layer.named_children():
             if isinstance(child, nn.Linear):
                 setattr(layer, name, FixedLinear(child, dtype))
-    if dtype != torch.float32:
-        setattr(bert.embeddings, "norm", FixedNorm(bert.embeddings.norm, dtype))  # noqa: B010  (another type)
     return True
 
 
