@@ -4,10 +4,11 @@ python benchmarks/encoding.py --data ../shared/data --texts 20000 --json encodin
 
 Two jobs: 512 sentences of mixed lengths, and many lines as they stand in the files. Every engine gets the same strings
 and gives float32 vectors: mean over the tokens of the last layer, scaled to length 1; tokenising is part of every
-engine's time. With --precision bfloat16 ours and OpenVINO compute in bfloat16, the others in float32 as before. Ours is the public `Encoder`. The others pad: texts are tokenised, sorted by length and go through in
-batches of --batch-size, each padded to its longest. Engines take turns in every round; printed are medians and ratios.
-transformers is always there; sentence-transformers, onnxruntime (with onnx and onnxscript for the export) and openvino
-take part where they can be imported.
+engine's time. With --precision bfloat16 ours and OpenVINO compute in bfloat16, the others in float32 as before. Ours is
+the public `Encoder`. The others pad: texts are tokenised, sorted by length and go through in batches of --batch-size,
+each padded to its longest. Engines take turns in every round; printed are medians and ratios. transformers is always
+there; sentence-transformers, onnxruntime (with onnx and onnxscript for the export) and openvino take part where they
+can be imported.
 """
 
 from __future__ import annotations
@@ -359,8 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     latencies = measure_latency(jobs[0].texts, engines, options.calls) if options.calls else []
     missing = [name for name in options.engines if name not in names]
     print(
-        f"{setup.model}: {setup.precision}, at most {setup.max_length} tokens, {setup.threads} threads, padded batches of "
-        f"{setup.batch_size}; {', '.join(f'{len(job.texts):,} {job.name} in {job.rounds} round(s)' for job in jobs)}; "
+        f"{setup.model}: {setup.precision}, at most {setup.max_length} tokens, {setup.threads} threads, padded batches "
+        f"of {setup.batch_size}; "
+        f"{', '.join(f'{len(job.texts):,} {job.name} in {job.rounds} round(s)' for job in jobs)}; "
         f"tokenising included{'; not installed: ' + ', '.join(missing) if missing else ''}"
     )
     print(report(results, latencies))
