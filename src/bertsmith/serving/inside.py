@@ -79,7 +79,7 @@ def attention_probabilities(bert: Bert, batch: Batch, layers: Sequence[int]) -> 
     for number, layer in enumerate(bert.layers, start=1):
         assert isinstance(layer, Layer)
         if number in layers:
-            found[number] = _attended(layer, hidden, bert.config.is_decoder)
+            found[number] = _attended(layer, hidden.factor, bert.config.is_decoder)
         if number == max(layers, default=0):
             break
         hidden = layer(hidden, plan)
@@ -133,11 +133,11 @@ def token_json(row: TokenRow) -> dict[str, Any]:
     }
 
 
-def _attended(layer: Layer, hidden: Tensor, left_to_right: bool) -> Tensor:
-    """Return (heads, T, T) for the layer's input ``hidden`` (T, H)."""
-    tokens, width = hidden.shape
+def _attended(layer: Layer, factor: Tensor, left_to_right: bool) -> Tensor:
+    """Return (heads, T, T) for the layer's input (T, H)."""
+    tokens, width = factor.shape
     heads = layer.num_heads
-    query, key, _ = layer.query_key_value(hidden).view(tokens, 3, heads, width // heads).permute(1, 2, 0, 3).unbind(0)
+    query, key, _ = layer.query_key_value(factor).view(tokens, 3, heads, width // heads).permute(1, 2, 0, 3).unbind(0)
     scores = query @ key.transpose(1, 2) * (width // heads) ** -0.5
     if left_to_right:
         scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
