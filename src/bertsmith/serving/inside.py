@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bertsmith.batch import Batch, pack
 from bertsmith.errors import InputError
-from bertsmith.model.attention import plan_attention
 from bertsmith.model.bert import Bert, Layer
 from bertsmith.pretraining.masking import Masking, mask_tokens, token_facts
 from bertsmith.pretraining.streams import MASKS, stream
@@ -73,17 +72,13 @@ def attention_probabilities(bert: Bert, batch: Batch, layers: Sequence[int]) -> 
     Entry [l, a, i, j] is how much token i attends to token j: softmax of q·k / sqrt(H / A) over j. The packed attention
     never makes these, so they are made again from each layer's own projections.
     """
-    plan = plan_attention(batch.sequence_starts, batch.token_ids.device, bert.config.is_decoder)
-    hidden = bert.embeddings(batch)
-    found = {}
-    for number, layer in enumerate(bert.layers, start=1):
+    inputs = bert(batch, all_layers=True).layers
+    found = []
+    for number in layers:
+        layer = bert.layers[number - 1]
         assert isinstance(layer, Layer)
-        if number in layers:
-            found[number] = _attended(layer, hidden.factor, bert.config.is_decoder)
-        if number == max(layers, default=0):
-            break
-        hidden = layer(hidden, plan)
-    return torch.stack([found[number] for number in layers])
+        found.append(_attended(layer, inputs[number - 1], bert.config.is_decoder))
+    return torch.stack(found)
 
 
 def masked_instance(tokenizer: Tokenizer, text: str, text_b: str | None = None, seed: int = 0) -> list[dict[str, Any]]:
@@ -133,11 +128,11 @@ def token_json(row: TokenRow) -> dict[str, Any]:
     }
 
 
-def _attended(layer: Layer, factor: Tensor, left_to_right: bool) -> Tensor:
-    """Return (heads, T, T) for the layer's input (T, H)."""
-    tokens, width = factor.shape
+def _attended(layer: Layer, hidden: Tensor, left_to_right: bool) -> Tensor:
+    """Return (heads, T, T) for the layer's input ``hidden`` (T, H)."""
+    tokens, width = hidden.shape
     heads = layer.num_heads
-    query, key, _ = layer.query_key_value(factor).view(tokens, 3, heads, width // heads).permute(1, 2, 0, 3).unbind(0)
+    query, key, _ = layer.query_key_value(hidden).view(tokens, 3, heads, width // heads).permute(1, 2, 0, 3).unbind(0)
     scores = query @ key.transpose(1, 2) * (width // heads) ** -0.5
     if left_to_right:
         scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
