@@ -45,9 +45,9 @@ def until(condition: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def running(service: Service) -> Iterator[tuple[str, uvicorn.Server, threading.Thread]]:
+def running(service: Service, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, uvicorn.Server, threading.Thread]]:
     """Run an application as the stage does, in a thread; yields its address and what ends it."""
-    server = uvicorn.Server(stage.server_settings(make_app(service), service.settings))
+    server = uvicorn.Server(stage.server_settings(make_app(service, keys), service.settings))
     with stage.bound("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -16,9 +16,8 @@ from bertsmith.model.bert import Bert
 from bertsmith.serving.inside import MOST_TOKENS, attention_probabilities, look_inside, masked_instance
 from bertsmith.text.tokenizer import Tokenizer
 from tests.conftest import made_up_text
-from tests.features import conftest, small
+from tests.features import small
 
-sentence_model = conftest.sentence_model
 TEXT, TEXT_B = "abc 좋아 [MASK].", "a bcd"
 
 

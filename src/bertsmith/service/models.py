@@ -92,6 +92,7 @@ class ServedModel:
             "abilities": list(self.abilities),
             "labels": list(facts["labels"]) if "labels" in facts else None,
             "pairs": "text_b" in facts.get("columns", {}),
+            "choices": facts.get("choices"),
             "max_length": self.max_length,
             "layers": self.config.num_hidden_layers,
             "heads": self.config.num_attention_heads,

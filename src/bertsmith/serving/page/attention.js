@@ -14,7 +14,8 @@ export function attention({ tokens, layers, attention: maps }, model, request) {
   const requests = latest();
   const shown = { heads: withMean(maps[0]), head: 0, hovered: null, focused: null };
 
-  const lines = svg("svg", { class: "lines", viewBox: `0 0 100 ${names.length}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+  const size = { viewBox: `0 0 100 ${names.length}`, preserveAspectRatio: "none" };
+  const lines = svg("svg", { class: "lines", ...size, "aria-hidden": "true" });
   const told = el("p", { class: "told", role: "status" });
   const error = el("p", { class: "error", role: "alert" });
   const seen = names.map((name) => el("li", {}, el("span", {}, name), el("small")));
@@ -30,9 +31,11 @@ export function attention({ tokens, layers, attention: maps }, model, request) {
     Object.assign(shown, change);
     const at = shown.hovered ?? shown.focused;
     const map = shown.heads[shown.head];
-    const from = at === null ? map.keys() : [at];
-    lines.replaceChildren(...[...from].flatMap((i) => map[i].map((share, j) => share < FAINTEST ? null
-      : svg("line", { x1: 0, y1: i + 0.5, x2: 100, y2: j + 0.5, "stroke-opacity": Math.min(1, 0.08 + 0.92 * share).toFixed(3) })).filter(Boolean)));
+    // Of one token the strongest line is dark, however weak it is among all.
+    const [from, darkest] = at === null ? [[...map.keys()], 1] : [[at], Math.max(...map[at])];
+    lines.replaceChildren(...from.flatMap((i) => map[i].flatMap((share, j) => share < FAINTEST ? [] : svg("line", {
+      x1: 0, y1: i + 0.5, x2: 100, y2: j + 0.5, "stroke-opacity": (0.08 + (0.92 * share) / darkest).toFixed(3),
+    }))));
     looking.forEach((item, i) => item.setAttribute("aria-selected", String(i === at)));
     seen.forEach((item, j) => {
       const share = at === null ? 0 : map[at][j];
@@ -51,7 +54,8 @@ export function attention({ tokens, layers, attention: maps }, model, request) {
     heads.replaceChildren(...shown.heads.map((map, at) => {
       const name = at === shown.heads.length - 1 ? t("attention.mean") : String(at + 1);
       return el("button", {
-        type: "button", role: "radio", class: "head", "aria-checked": "false", "aria-label": `${t("attention.head")} ${name}`,
+        type: "button", role: "radio", class: "head", "aria-checked": "false",
+        "aria-label": `${t("attention.head")} ${name}`,
         click: () => chooseHead(at), focus: () => chooseHead(at),
       }, picture(map), el("span", { "aria-hidden": "true" }, name));
     }));
@@ -77,8 +81,10 @@ export function attention({ tokens, layers, attention: maps }, model, request) {
 
   const layerButtons = el("div", { class: "segments", role: "radiogroup", "aria-label": t("attention.layer") },
     Array.from({ length: model.layers }, (_, at) => el("button", {
-      type: "button", role: "radio", "aria-checked": String(at + 1 === layers[0]), "aria-label": `${t("attention.layer")} ${at + 1}`,
-      click: () => chooseLayer(at + 1), focus: ({ target }) => target.getAttribute("aria-checked") === "false" && chooseLayer(at + 1),
+      type: "button", role: "radio", "aria-checked": String(at + 1 === layers[0]),
+      "aria-label": `${t("attention.layer")} ${at + 1}`,
+      click: () => chooseLayer(at + 1),
+      focus: ({ target }) => target.getAttribute("aria-checked") === "false" && chooseLayer(at + 1),
     }, at + 1)));
   arrowKeys([...layerButtons.children], layers[0] - 1);
   drawHeads();
@@ -87,9 +93,7 @@ export function attention({ tokens, layers, attention: maps }, model, request) {
   return card(t("attention.title"), el("p", {}, t("attention.about")),
     el("div", { class: "attention" },
       el("div", { class: "which" },
-        el("div", { class: "choice" }, el("span", { class: "caption", "aria-hidden": "true" }, t("attention.layer")), layerButtons),
-        el("div", { class: "choice" }, el("span", { class: "caption", "aria-hidden": "true" }, t("attention.head")), heads),
-        error),
+        choice("attention.layer", layerButtons), choice("attention.head", heads), error),
       el("div", { class: "drawing" },
         told,
         el("div", { class: "fan", vars: { count: names.length } },
@@ -98,9 +102,14 @@ export function attention({ tokens, layers, attention: maps }, model, request) {
           el("ul", { class: "to", "aria-hidden": "true" }, seen)))));
 }
 
+function choice(name, buttons) {
+  return el("div", { class: "choice" }, el("span", { class: "caption", "aria-hidden": "true" }, t(name)), buttons);
+}
+
 // Heads (A, T, T), and after them their mean.
 function withMean(heads) {
-  const mean = heads[0].map((row, i) => row.map((_, j) => heads.reduce((sum, map) => sum + map[i][j], 0) / heads.length));
+  const of = (i, j) => heads.reduce((sum, map) => sum + map[i][j], 0) / heads.length;
+  const mean = heads[0].map((row, i) => row.map((_, j) => of(i, j)));
   return [...heads, mean];
 }
 

@@ -15,9 +15,9 @@ export function bars(rows, { label, onPick, threshold } = {}) {
       el("span", { class: "bar-share" }, percent(row.share)),
     ];
     const of = { class: `bar${row.chosen ? " chosen" : ""}`, "data-share": row.share };
-    return el("li", {}, onPick
-      ? el("button", { type: "button", ...of, "aria-pressed": String(Boolean(row.chosen)), click: () => onPick(place) }, inside)
-      : el("div", of, inside));
+    if (!onPick) return el("li", {}, el("div", of, inside));
+    const pressed = { "aria-pressed": String(Boolean(row.chosen)), click: () => onPick(place) };
+    return el("li", {}, el("button", { type: "button", ...of, ...pressed }, inside));
   });
   const list = (some) => el("ul", { class: `bars${threshold ? " with-threshold" : ""}`, "aria-label": label }, some);
   if (items.length <= MOST) return list(items);

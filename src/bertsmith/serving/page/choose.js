@@ -24,10 +24,10 @@ export const choose = {
   check: ({ endings }) => (lines(endings).length < 2 ? [t("choose.two"), "endings"] : null),
   request: ({ context, endings }, model) => predict(model, { context, endings: lines(endings) }),
   show({ predictions: [found] }) {
-    const rows = found.endings.map((name, place) => ({ name, share: found.scores[place], chosen: place === found.choice }));
+    const row = (name, place) => ({ name, share: found.scores[place], chosen: place === found.choice });
     return [card(null,
       el("p", { class: "summary" }, `${found.context} `, el("strong", {}, found.ending)),
-      bars(rows, { label: t("choose.endings") }), cutNote(found))];
+      bars(found.endings.map(row), { label: t("choose.endings") }), cutNote(found))];
   },
 };
 

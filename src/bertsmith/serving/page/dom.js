@@ -15,10 +15,14 @@ function filled(made, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") made.addEventListener(name, value);
     else if (name === "vars") for (const [key, each] of Object.entries(value)) made.style.setProperty(`--${key}`, each);
-    else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+    else if (!absent(value)) made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(Infinity).filter((child) => !absent(child)));
   return made;
+}
+
+function absent(value) {
+  return value === null || value === undefined || value === false;
 }
 
 // The service counts characters as Python does, by code point; JavaScript's strings count UTF-16 units.
@@ -33,8 +37,9 @@ export function arrowKeys(elements, chosen = 0, columns = 0) {
     element.tabIndex = at === chosen ? 0 : -1;
     element.addEventListener("focus", () => elements.forEach((other) => (other.tabIndex = other === element ? 0 : -1)));
     element.addEventListener("keydown", (event) => {
-      const [left, up] = [1, columns || 1];
-      const steps = { ArrowLeft: -left, ArrowRight: left, ArrowUp: -up, ArrowDown: up, Home: -at, End: elements.length - 1 - at };
+      const down = columns || 1;
+      const ends = { Home: -at, End: elements.length - 1 - at };
+      const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -down, ArrowDown: down, ...ends };
       const next = elements[at + steps[event.key]];
       if (next === undefined || event.ctrlKey || event.altKey || event.metaKey) return;
       event.preventDefault();

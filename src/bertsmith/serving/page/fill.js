@@ -24,7 +24,8 @@ export const fill = {
     const draw = () => {
       sentence.replaceChildren(...filledIn(text, blanks.map((blank, at) => blank[picked[at]].token)));
       blanks.forEach((blank, at) => {
-        const rows = blank.map(({ token, probability }, place) => ({ name: token, share: probability, chosen: place === picked[at] }));
+        const rows = blank.map(({ token: name, probability: share }, place) =>
+          ({ name, share, chosen: place === picked[at] }));
         const title = blanks.length > 1 ? t("fill.blank", at + 1) : null;
         const had = lists[at].contains(document.activeElement);
         lists[at].replaceChildren(...[title && el("h3", {}, title), bars(rows, {

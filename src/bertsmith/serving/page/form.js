@@ -6,7 +6,7 @@ import { t } from "./words.js";
 const NAMES = { en: "English", ko: "한국어" };
 
 // fields: [{name, label, lines, optional, tool}]; onRun takes nothing. A missing text is said beside its field.
-export function buildForm({ id, fields, examples, models, model, values, onRun, onStop, onModel }) {
+export function buildForm({ id, fields, examples, models, model, values, onRun, onStop, onExample, onModel }) {
   const inputs = new Map();
   const errors = new Map();
   const examplesRow = el("div", { class: "examples", role: "group", "aria-label": t("examples") },
@@ -14,7 +14,7 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
     Object.entries(examples).map(([language, example]) =>
       el("button", { type: "button", class: "chip", lang: language, "data-example": language, click: () => {
         set(example);
-        onRun();
+        onExample(language);
       } }, NAMES[language])));
   const rows = fields.map((field, place) => {
     const own = `${id}-${field.name}`;
@@ -23,7 +23,7 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
       "aria-required": field.optional ? null : "true",
     };
     const input = field.lines
-      ? el("textarea", { ...shared, rows: field.lines })
+      ? el("textarea", { ...shared, rows: field.lines, vars: { lines: field.lines } })
       : el("input", { ...shared, type: "text", enterkeyhint: "go" });
     input.value = values[field.name] ?? "";
     input.addEventListener("input", () => clear(field.name));
@@ -32,11 +32,13 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
     errors.set(field.name, error);
     const label = el("label", { for: own }, t(field.label));
     if (field.optional) label.append(" ", el("span", { class: "optional" }, t("optional")));
-    return el("div", { class: "field" }, el("div", { class: "label-row" }, label, field.tool?.(input), place === 0 && examplesRow), input, error);
+    const above = el("div", { class: "label-row" }, label, field.tool?.(input), place === 0 && examplesRow);
+    return el("div", { class: "field" }, above, input, error);
   });
 
   const run = el("button", { type: "submit", class: "primary" }, t("run"));
   const stop = el("button", { type: "button", class: "quiet", hidden: true, click: onStop }, t("stop"));
+  const hint = fields.some((field) => field.lines) ? "Ctrl + Enter" : "Enter";
   const elapsed = el("span", { class: "elapsed", role: "status" });
   const form = el("form", { class: "card", novalidate: true, submit: (event) => {
     event.preventDefault();
@@ -44,7 +46,7 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
   } },
   rows,
   el("div", { class: "actions" }, run, stop,
-    el("span", { class: "hint", "aria-hidden": "true" }, fields.some((field) => field.lines) ? t("hint.texts") : t("hint.line")),
+    el("span", { class: "hint", "aria-hidden": "true" }, hint),
     elapsed, modelChoice(id, models, model, onModel)));
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
@@ -78,13 +80,9 @@ export function buildForm({ id, fields, examples, models, model, values, onRun, 
     element: form,
     values: () => Object.fromEntries([...inputs].map(([name, input]) => [name, input.value])),
     fail,
-    // Says what is missing and goes there; true if nothing is.
-    complete() {
-      fields.forEach((field) => clear(field.name));
-      const empty = fields.find((field) => !field.optional && !inputs.get(field.name).value.trim());
-      if (empty) fail(t("error.empty"), empty.name).focus();
-      return !empty;
-    },
+    // The name of the first field that must not be empty and is.
+    missing: () => fields.find((field) => !field.optional && !inputs.get(field.name).value.trim())?.name,
+    clear: () => fields.forEach((field) => clear(field.name)),
     busy(working) {
       clearInterval(timer);
       elapsed.textContent = "";

@@ -18,7 +18,7 @@ export const inside = {
     ko: { text: "밤사이 강물이 크게 불었다.", text_b: "골짜기에서는 아무도 잠들지 못했다." },
   }),
   check: ({ text_b: second }) => (second && !second.trim() ? [t("error.empty"), "text_b"] : null),
-  request: (values, model) => insideRequest(values, model, model.layers),
+  request: (values, model) => insideRequest(values, model, 1),
   show: (answer, values, model) => [
     embeddings(answer),
     attention(answer, model, (layer) => insideRequest(values, model, layer)),

@@ -14,7 +14,7 @@ const SEVERAL = {
   ko: { text: "방은 깨끗하고 조용했는데, 조식은 따로 내야 했고 엘리베이터는 고장이었어요." },
 };
 const PAIR = {
-  en: { text: "How can I have my order sent to another address?", text_b: "I would like to change where the parcel goes." },
+  en: { text: "Can I have my order sent to another address?", text_b: "I would like to change where the parcel goes." },
   ko: { text: "주문한 물건을 다른 주소로 받을 수 있나요?", text_b: "배송지를 바꾸고 싶어요." },
 };
 
@@ -36,13 +36,16 @@ export const classify = labelView("classify", ONE, ({ label, score, scores }) =>
   bars(ranked(scores).map((row) => ({ ...row, chosen: row.name === label })), { label: t("classify.title") }),
 ]);
 
-export const multilabel = labelView("multilabel", SEVERAL, ({ labels, scores }) => [
-  el("p", { class: "summary" }, labels.length
-    ? labels.flatMap((label, at) => [at ? " " : "", el("strong", { class: "tag-name" }, label)])
-    : t("multilabel.none")),
-  bars(ranked(scores).map((row) => ({ ...row, chosen: labels.includes(row.name) })), { label: t("multilabel.title"), threshold: 0.5 }),
-  el("p", { class: "note" }, t("multilabel.note")),
-]);
+export const multilabel = labelView("multilabel", SEVERAL, ({ labels, scores }) => {
+  const rows = ranked(scores).map((row) => ({ ...row, chosen: labels.includes(row.name) }));
+  const given = rows.filter(({ chosen }) => chosen)
+    .flatMap(({ name }) => [el("strong", { class: "tag-name" }, name), " "]);
+  return [
+    el("p", { class: "summary" }, given.length ? given : t("multilabel.none")),
+    bars(rows, { label: t("multilabel.title"), threshold: 0.5 }),
+    el("p", { class: "note" }, t("multilabel.note")),
+  ];
+});
 
 export const regress = labelView("regress", ONE, ({ value }) => [
   el("p", { class: "summary big-number" }, number(value)),

@@ -38,6 +38,7 @@ function draw(focus) {
     if (!states.has(view.id)) states.set(view.id, {});
     open = buildView(view, models.filter(view.suits), states.get(view.id), draw);
     main.append(open.element);
+    document.querySelector("nav [aria-current]").scrollIntoView({ block: "nearest", inline: "center" });
   } else {
     main.append(el("section", { class: "view" }, el("p", { class: "lead" }, t("no_models"))));
   }
@@ -46,13 +47,17 @@ function draw(focus) {
 
 function header() {
   return el("header", {},
-    el("a", { class: "brand", href: "#" }, el("img", { src: "page/mark.svg", alt: "", width: 32, height: 32 }), "Bertsmith"),
+    el("a", { class: "brand", href: "#" },
+      el("img", { src: "page/mark.svg", alt: "", width: 32, height: 32 }), "Bertsmith"),
     el("div", { class: "switches" },
       el("div", { class: "segments", role: "group", "aria-label": t("language") },
         Object.entries(LANGUAGES).map(([code, name]) => el("button", {
           type: "button", lang: code, id: `language-${code}`, "aria-pressed": String(code === language()),
           click: () => {
             chooseLanguage(code);
+            for (const state of states.values()) {
+              if (state.example) Object.assign(state, { example: undefined, answered: null });
+            }
             start(`#language-${code}`);
           },
         }, name))),
@@ -81,6 +86,7 @@ function navigation(able, view) {
 // What is wrong before anything can be shown; a service that wants a key is asked again with it.
 function trouble(error) {
   document.documentElement.lang = language();
+  const wantsKey = error.status === 401;
   const key = el("input", { id: "key", type: "password", autocomplete: "off" });
   const enter = el("form", { class: "card", submit: (event) => {
     event.preventDefault();
@@ -88,16 +94,16 @@ function trouble(error) {
     start("#key");
   } },
   el("p", { class: "error", role: "alert" }, error.message),
-  error.status === 401
-    ? el("div", { class: "field" }, el("label", { for: "key" }, t("key")), key)
-    : null,
-  el("div", { class: "actions" }, el("button", { type: "submit", class: "primary" }, t(error.status === 401 ? "key.use" : "again"))));
+  wantsKey && el("div", { class: "field" }, el("label", { for: "key" }, t("key")), key),
+  el("div", { class: "actions" },
+    el("button", { type: "submit", class: "primary" }, wantsKey ? t("key.use") : t("again"))));
   document.body.replaceChildren(header(), el("div", { class: "frame" }, el("main", { id: "main" }, enter)));
 }
 
 async function start(focus) {
   try {
-    if (models.length === 0) models = (await ask("v1/models")).data;
+    // Where any model will do, one that was not tuned for something else comes first.
+    if (models.length === 0) models = (await ask("v1/models")).data.sort((a, b) => Boolean(a.task) - Boolean(b.task));
   } catch (error) {
     if (!("status" in error)) throw error;
     return trouble(error);
@@ -112,5 +118,7 @@ addEventListener("hashchange", () => {
   document.querySelector("main").focus({ preventScroll: true });
   scrollTo(0, 0);
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.getElementById("theme")?.replaceWith(themeSwitch()));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  document.getElementById("theme")?.replaceWith(themeSwitch());
+});
 await start();

@@ -20,8 +20,9 @@ export function masking(request) {
   const error = el("p", { class: "error", role: "alert" });
 
   async function draw() {
+    const [path, body] = request(Math.max(0, Math.trunc(Number(seed.value))));
     try {
-      const { tokens } = await requests.run((signal) => ask(...request(Math.max(0, Math.trunc(Number(seed.value)))), signal));
+      const { tokens } = await requests.run((signal) => ask(path, body, signal));
       error.textContent = "";
       text.replaceChildren(...tokens.flatMap((token) => [shown(token), " "]));
       legend.replaceChildren(...KINDS.map((kind) => el("li", {},
@@ -36,7 +37,8 @@ export function masking(request) {
 
   draw();
   return card(t("masking.title"), el("p", {}, t("masking.about")),
-    el("div", { class: "actions" }, again, el("label", { for: "masking-seed" }, t("masking.seed")), seed), error, text, legend);
+    el("div", { class: "actions" }, again, el("label", { for: "masking-seed" }, t("masking.seed")), seed),
+    error, text, legend);
 }
 
 function shown({ token, original, chosen, kind }) {

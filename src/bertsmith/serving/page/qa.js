@@ -26,7 +26,7 @@ export const qa = {
         + "체력으로 ‘두 개의 심장’이라는 별명을 얻었다.",
     },
   }),
-  request: ({ question, context }, model) => predict(model, { question, context }),
+  request: ({ question, context }, model) => predict(model, { question, context }, { n_best: 6 }),
   show({ predictions: [found] }) {
     const part = slicer(found.context);
     const passage = el("p", { class: "passage" });
@@ -36,8 +36,10 @@ export const qa = {
       : [el("strong", {}, found.text), ` ${percent(found.score)}`]);
     const draw = (chosen) => {
       const { start, end } = found.n_best[chosen] ?? { start: 0, end: 0 };
-      passage.replaceChildren(part(0, start), end > start ? el("mark", { class: "answer" }, part(start, end)) : "", part(end));
-      const rows = found.n_best.map(({ text, score }, place) => ({ name: text || t("qa.none"), share: score, chosen: place === chosen }));
+      const marked = end > start ? [el("mark", { class: "answer" }, part(start, end))] : [];
+      passage.replaceChildren(part(0, start), ...marked, part(end));
+      const rows = found.n_best.map(({ text, score: share }, place) =>
+        ({ name: text || t("qa.none"), share, chosen: place === chosen }));
       const had = list.contains(document.activeElement);
       list.replaceChildren(bars(rows, { label: t("qa.best"), onPick: draw }));
       if (had) list.querySelector(".chosen").focus();
@@ -45,7 +47,8 @@ export const qa = {
     draw(found.n_best.findIndex(({ text, start }) => text === found.text && start === found.start));
     return [
       card(null, summary, passage),
-      card(t("qa.best"), list, el("p", { class: "note" }, t("qa.note")), cutNote(found)),
+      card(t("qa.best"), list, el("p", { class: "note" }, t("qa.note")),
+        !found.impossible && found.n_best[0]?.text === "" && el("p", { class: "note" }, t("qa.threshold")), cutNote(found)),
     ];
   },
 };

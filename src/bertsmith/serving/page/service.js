@@ -49,7 +49,8 @@ async function failure(answer) {
     429: wait ? t("error.busy.wait", wait) : t("error.busy"),
     503: t("error.unready"),
   }[answer.status];
-  return new ServiceError(own || asSentence(said) || t("error.status", answer.status), answer.status, error.param ?? null);
+  const sentence = own || asSentence(said) || t("error.status", answer.status);
+  return new ServiceError(sentence, answer.status, error.param ?? null);
 }
 
 function asSentence(message) {
@@ -80,5 +81,7 @@ export function latest() {
 export function asCurl(path, body) {
   const address = new URL(path, document.baseURI).href;
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  return `curl ${quoted(address)} -H 'Content-Type: application/json' \\\n  -d ${quoted(JSON.stringify(body))}`;
+  const allowed = key ? ' -H "Authorization: Bearer $BERTSMITH_API_KEY"' : "";
+  const headers = `${allowed} -H 'Content-Type: application/json'`;
+  return `curl ${quoted(address)}${headers} \\\n  -d ${quoted(JSON.stringify(body))}`;
 }

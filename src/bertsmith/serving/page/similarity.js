@@ -26,7 +26,7 @@ export const similarity = {
     return count > MOST ? [t("similarity.many", MOST, count), "lines"] : null;
   },
   request: ({ lines }, model) => ["v1/embeddings", { model: model.id, input: linesOf(lines) }],
-  show({ data }, { lines }) {
+  show({ data, truncated }, { lines }) {
     const texts = linesOf(lines);
     const vectors = [...data].sort((a, b) => a.index - b.index).map(({ embedding }) => unit(embedding));
     const cosines = vectors.map((a) => vectors.map((b) => a.reduce((sum, value, at) => sum + value * b[at], 0)));
@@ -40,7 +40,8 @@ export const similarity = {
     tell(first, second);
     return [card(null,
       el("p", { class: "summary" }, t("similarity.best", number(best), first + 1, second + 1)),
-      grid(texts, cosines, low, high, tell), told, legend(low, high))];
+      grid(texts, cosines, low, high, tell), told, legend(low, high),
+      truncated > 0 && el("p", { class: "warning" }, t("similarity.cut", truncated)))];
   },
 };
 
@@ -61,12 +62,14 @@ function grid(texts, cosines, low, high, tell) {
   arrowKeys(cells, 0, texts.length);
   const head = el("tr", {}, el("td"), texts.map((text, at) => el("th", { scope: "col", title: text }, at + 1)));
   return el("div", { class: "scroll" },
-    el("table", { class: "matrix", role: "grid", "aria-label": t("similarity.title") }, el("thead", {}, head), el("tbody", {}, rows)));
+    el("table", { class: "matrix", role: "grid", "aria-label": t("similarity.title") },
+      el("thead", {}, head), el("tbody", {}, rows)));
 }
 
 function legend(low, high) {
+  const steps = [0, 0.2, 0.4, 0.6, 0.8, 1].map((share) => el("i", { vars: { share } }));
   return el("p", { class: "legend", "aria-hidden": "true" },
-    number(low), el("span", { class: "ramp" }, [0, 0.2, 0.4, 0.6, 0.8, 1].map((share) => el("i", { vars: { share } }))), number(high));
+    number(low), el("span", { class: "ramp" }, steps), number(high));
 }
 
 function linesOf(text) {

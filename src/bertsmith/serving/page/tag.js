@@ -29,22 +29,23 @@ export const tag = {
       card(null, el("p", { class: "tagged" }, pieces)),
       spans.length === 0
         ? el("p", { class: "note summary" }, t("tag.none"))
-        : card(t("tag.found"), el("p", { class: "spoken summary" }, t("tag.summary", spans.length)), table(spans, colours)),
+        : card(t("tag.found"),
+          el("p", { class: "spoken summary" }, t("tag.summary", spans.length)), table(spans, colours)),
     ];
   },
 };
 
 // A label keeps its colour from text to text: its place among the model's labels gives it.
 function colourNumbers(spans, model) {
-  const kinds = [...(model.labels ?? []).map((name) => name.replace(/^[A-Z]-/, "")), ...spans.map(({ label }) => label)];
-  const names = [...new Set(kinds)].filter((name) => name !== "O");
+  const known = (model.labels ?? []).map((name) => name.replace(/^[A-Z]-/, "")).filter((name) => name !== "O");
+  const names = [...new Set([...known, ...spans.map(({ label }) => label)])];
   return new Map(names.map((name, number) => [name, number % COLOURS]));
 }
 
 function marked(text, { label, score }, colours) {
   const units = unitsOf(text);
   return el("mark", {
-    class: `entity colour-${colours.get(label)}`, tabindex: "0", title: `${label} ${percent(score)}`, "data-label": label,
+    class: `entity colour-${colours.get(label)}`, tabindex: "0", title: `${label} ${percent(score)}`,
   },
   units.map((unit, at) => el("span", { class: `unit ${place(at, units.length)}` }, unit)),
   el("span", { class: "entity-label" }, label));
@@ -67,7 +68,8 @@ function table(spans, colours) {
     el("td", { class: "wide" }, text),
     el("td", {}, el("span", { class: `swatch colour-${colours.get(label)}` }, label)),
     el("td", { class: "numeric" }, percent(score)));
-  return el("table", { class: "plain" },
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, t("tag.part")), el("th", { scope: "col" }, t("tag.label")), el("th", { scope: "col", class: "numeric" }, t("probability")))),
+  const column = (name, kind = null) => el("th", { scope: "col", class: kind }, name);
+  const head = el("tr", {}, column(t("tag.part")), column(t("tag.label")), column(t("probability"), "numeric"));
+  return el("table", { class: "plain" }, el("thead", {}, head),
     el("tbody", {}, spans.map(row)));
 }

@@ -11,25 +11,33 @@ import { t } from "./words.js";
 export function buildView(view, models, state, rebuild) {
   const model = models.find(({ id }) => id === state.model) ?? models[0];
   const examples = view.examples(model);
-  state.values ??= examples[language()];
+  // Until the reader writes something, examples follow the language and the model.
+  if (state.example !== null) state.values = examples[(state.example ??= language())];
   const requests = latest();
   const result = el("div", { class: "result" });
   // A reader who listens gets the one sentence of the result, not every number of it.
   const spoken = el("p", { class: "spoken", role: "status" });
   const form = buildForm({
     id: view.id, fields: view.fields(model), examples, models, model, values: state.values, onRun: run, onStop: stop,
+    onExample: (example) => {
+      state.example = example;
+      run();
+    },
     onModel: (name) => {
       stop();
       Object.assign(state, { model: name, values: form.values(), answered: null });
       rebuild(`#${view.id}-model`);
     },
   });
-  form.element.addEventListener("input", () => (state.values = form.values()));
+  form.element.addEventListener("input", ({ target }) => {
+    if (target.name in state.values) Object.assign(state, { example: null, values: form.values() });
+  });
 
   async function run() {
     const values = (state.values = form.values());
-    if (!form.complete()) return stop();
-    const wrong = view.check?.(values, model);
+    const missing = form.missing();
+    const wrong = missing ? [t("error.empty"), missing] : view.check?.(values, model);
+    form.clear();
     if (wrong) {
       stop();
       form.fail(...wrong).focus();
@@ -65,13 +73,14 @@ export function buildView(view, models, state, rebuild) {
 
   function show() {
     const { answer, values, path, body } = state.answered;
-    const command = el("details", { class: "command" }, el("summary", {}, t("command")), el("pre", { tabindex: "0" }, asCurl(path, body)));
+    const command = el("details", { class: "command" },
+      el("summary", {}, t("command")), el("pre", { tabindex: "0" }, asCurl(path, body)));
     result.replaceChildren(...[view.show(answer, values, model)].flat(), command);
     spoken.textContent = result.querySelector(".summary")?.textContent ?? "";
   }
 
   if (state.answered) show();
-  else run();
+  else if (!form.missing()) run();
   const element = el("section", { class: `view ${view.id}`, "aria-labelledby": `${view.id}-title` },
     el("h1", { id: `${view.id}-title` }, t(`${view.id}.title`)),
     el("p", { class: "lead" }, t(`${view.id}.lead`)),
@@ -87,8 +96,8 @@ export function cutNote(prediction) {
   return prediction.truncated > 0 ? el("p", { class: "note" }, t("truncated", prediction.truncated)) : null;
 }
 
-export function predict(model, input) {
-  return [`v1/models/${encodeURIComponent(model.id)}/predict`, { input }];
+export function predict(model, input, options = {}) {
+  return [modelPath(model, "predict"), { input, options }];
 }
 
 export function modelPath(model, ability) {
