@@ -98,7 +98,7 @@ def model_routes(service: Service) -> APIRouter:
             most = max(len(endings) for _, (_, endings) in inputs)
             if most > _MOST_ENDINGS:
                 raise too_large("endings of a context", most, _MOST_ENDINGS, "endings")
-        rows, examples = await service.in_thread(lambda: predictor.examples(inputs))
+        rows, examples = await service.in_thread(lambda: predictor.encode(inputs))
         outputs = await service.computed(served.predicting, examples, request)
 
         def made() -> dict[str, Any]:
@@ -111,6 +111,8 @@ def model_routes(service: Service) -> APIRouter:
     async def embeddings(form: EmbeddingsForm, request: Request) -> Response:
         served = service.model(form.model, "embed", request)
         encoder = served.encoder
+        assert encoder is not None
+        assert served.embedding is not None
         if form.dimensions not in (None, encoder.width):
             raise ProblemError(
                 422, f"dimensions {form.dimensions}; this model has {encoder.width} and no others", "dimensions"
@@ -191,8 +193,11 @@ def model_routes(service: Service) -> APIRouter:
         if len(rows) > MOST_TOKENS:
             raise too_large("tokens of a text to look at", len(rows), MOST_TOKENS, "tokens")
 
+        encoder = served.encoder
+        assert encoder is not None
+
         def looked() -> dict[str, Any]:
-            return look_inside(served.bert, served.tokenizer, form.text, form.text_b, form.layers)
+            return look_inside(encoder.bert, served.tokenizer, form.text, form.text_b, form.layers)
 
         [found] = await service.computed(served.alone, _One(looked, len(rows)), request)
         return await service.answer(lambda: found)

@@ -79,7 +79,7 @@ class Service:
 
     def __post_init__(self) -> None:
         limits = self.settings
-        on_cpu = all(model.encoder.device.type == "cpu" for model in self.models.values())
+        on_cpu = all(model.device.type == "cpu" for model in self.models.values())
         budget = limits.max_batch_tokens or (_CPU_TOKENS if on_cpu else _GPU_TOKENS)
         self.turns = Turns(budget, limits.max_wait, limits.max_queue_tokens or _BATCHES_WAITING * budget)
         self.metrics = Metrics(self.turns)
