@@ -49,7 +49,12 @@ class ServeSettings(Configuration):
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes what the machine's quota allows.")
-    workers: int = Field(1, ge=1, le=64, description="Batches that are computed side by side, and share the threads.")
+    workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Batches that are computed side by side and share the threads; 0: two on a CPU, one on a GPU.",
+    )
     max_batch_tokens: int | None = Field(
         None,
         ge=8,
@@ -63,7 +68,8 @@ class ServeSettings(Configuration):
     max_queue_tokens: int | None = Field(
         None,
         ge=1,
-        description="Tokens that wait, from which on requests get 429 until there is room; by default 16 batches.",
+        description="Tokens that wait, from which on requests get 429 until there is room, of each request one batch "
+        "at most; by default 16 batches.",
     )
     max_body: int = Field(2_000_000, ge=100, description="Bytes of a request's body; larger ones get 413.")
     max_texts: int = Field(1024, ge=1, description="Texts of a request; more get 413.")

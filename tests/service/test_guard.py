@@ -177,7 +177,7 @@ def test_a_body_that_does_not_come(encoder: dict[str, Path], monkeypatch: pytest
 
 
 def test_a_full_queue_answers_429(encoder: dict[str, Path]) -> None:
-    service = service_of(encoder, max_batch_tokens=8, max_queue_tokens=6, max_wait=0)
+    service = service_of(encoder, max_batch_tokens=8, max_queue_tokens=10, max_wait=0)
     gate = gated(service)
     with asking(service) as client, ThreadPoolExecutor(9) as threads, gate.closed():
         answers = [threads.submit(client.post, VECTORS, json=ASKED)]

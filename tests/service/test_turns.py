@@ -91,7 +91,7 @@ def test_every_item_has_its_turn_within_the_budget(requests: list[list[int]], bu
         turns.finish(turn, echo([job.work.batch(numbers) for job, numbers in turn.parts]), 0.1)
     for n, job in enumerate(jobs):
         assert job.done.result(0) == [(str(n), item) for item in range(len(requests[n]))]
-    assert turns.waiting_tokens == 0
+    assert turns.waiting_tokens == turns._crowd == 0
 
 
 def test_a_batch_waits_for_company_but_not_longer() -> None:
@@ -108,16 +108,23 @@ def test_a_batch_waits_for_company_but_not_longer() -> None:
 
 def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     turns = Turns(max_tokens=10, max_wait=0, max_waiting=30)
-    turns.add(LANE, Items("a", [10, 10, 9]))
-    turns.add(LANE, Items("b", [10]))  # there was still room
+    for name, lengths in (("a", [10, 10, 9]), ("b", [10, 10]), ("c", [9])):
+        turns.add(LANE, Items(name, lengths))  # a job counts for one batch at most: there is room
+    turns.add(LANE, Items("d", [10]))
     with pytest.raises(OverloadedError) as refused:
-        turns.add(LANE, Items("c", [1]))
+        turns.add(LANE, Items("e", [1]))
     assert refused.value.retry_after == 1
-    turn = turns.take()
-    assert turn is not None
-    turns.finish(turn, [["x"]], seconds=4.0)  # 2.5 tokens a second
-    assert turns.waiting_tokens == 29
+    assert turns.waiting_tokens == 68
+    for _ in range(3):
+        turn = turns.take()
+        assert turn is not None
+        turns.finish(turn, [["x"] for _ in turn.parts], seconds=turn.tokens / 2.5)
+    assert turns.waiting_tokens == 39
+    # What counts is 10 of each of a, b and d; half of that at 2.5 tokens a second.
     assert turns.retry_after() == 6
+    with pytest.raises(OverloadedError):
+        turns.check_room()
+    assert taken(turns) == {"d": [0]}
     turns.check_room()
 
 
@@ -187,4 +194,4 @@ def test_many_threads_fill_and_empty_it() -> None:
             client.join()
     for job in jobs:
         assert job.done.result(0) == [(job.work.name, n) for n in range(3)]  # type: ignore[attr-defined]
-    assert turns.waiting_tokens == 0
+    assert turns.waiting_tokens == turns._crowd == 0

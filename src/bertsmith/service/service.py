@@ -30,6 +30,7 @@ _HELPERS = 2
 
 # Measured on a CPU (docs/log.md); for a GPU a guess.
 _CPU_TOKENS, _GPU_TOKENS = 2048, 16_384
+_CPU_WORKERS = 2
 _BATCHES_WAITING = 16
 
 _GONE = 499
@@ -79,23 +80,29 @@ class Service:
 
     def __post_init__(self) -> None:
         limits = self.settings
-        on_cpu = all(model.device.type == "cpu" for model in self.models.values())
-        budget = limits.max_batch_tokens or (_CPU_TOKENS if on_cpu else _GPU_TOKENS)
+        budget = limits.max_batch_tokens or (_CPU_TOKENS if self._on_cpu else _GPU_TOKENS)
         self.turns = Turns(budget, limits.max_wait, limits.max_queue_tokens or _BATCHES_WAITING * budget)
         self.metrics = Metrics(self.turns)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Let models compute while the block runs; its end waits for what is in the queue."""
-        threads = max(1, (self.settings.threads or cpu_quota()) // self.settings.workers)
+        threads = self.settings.threads or cpu_quota()
+        workers = self.settings.workers or (min(threads, _CPU_WORKERS) if self._on_cpu else 1)
         with contextlib.ExitStack() as stack:
             self._helpers = stack.enter_context(ThreadPoolExecutor(_HELPERS, thread_name_prefix="text"))
-            self._workers = stack.enter_context(working(self.turns, self.settings.workers, threads, self.metrics.batch))
+            self._workers = stack.enter_context(
+                working(self.turns, workers, max(1, threads // workers), self.metrics.batch)
+            )
             try:
                 yield
             finally:
                 # Answers are still sent while threads come to their end.
                 await asyncio.to_thread(stack.pop_all().close)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return all(model.device.type == "cpu" for model in self.models.values())
 
     @property
     def is_ready(self) -> bool:
