@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -36,18 +37,39 @@ class ServeSettings(Configuration):
     cors_origin: list[str] | None = Field(
         None, description="A site whose pages may ask from a browser (https://example.org); repeat it. By default none."
     )
+    long_texts: Literal["windows", "cut"] = Field(
+        "windows",
+        description="What is done with texts longer than the model was tuned for: windows, whose outputs' mean decides "
+        "(questions' contexts and tagged texts always have windows), or cut, as in training.",
+    )
+    backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
+        "auto",
+        description="What computes: torch, or a graph of 'bertsmith export' in the model's directory or its folders "
+        "onnx and openvino; auto times what is there on a few texts.",
+    )
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes what the machine's quota allows.")
-    workers: int = Field(1, ge=1, le=64, description="Batches that are computed side by side, and share the threads.")
-    max_batch_tokens: int = Field(
-        2048, ge=8, description="Tokens of a batch, of one request or many; more: higher throughput, longer waits."
+    workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Batches that are computed side by side and share the threads; 0: two on a CPU, one on a GPU.",
+    )
+    max_batch_tokens: int | None = Field(
+        None,
+        ge=8,
+        description="Tokens of a batch, of one request or many; more: higher throughput, longer waits. By default "
+        "2048, and 16,384 on a GPU.",
     )
     max_wait: float = Field(
         0.002, ge=0, le=1, description="Seconds that a request waits for others to share its batch."
     )
     max_requests: int = Field(256, ge=1, description="Requests that are in the house at a time; others get 429.")
-    max_queue_tokens: int = Field(
-        65_536, ge=1, description="Tokens that wait, from which on requests get 429 until there is room."
+    max_queue_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens that wait, from which on requests get 429 until there is room, of each request one batch "
+        "at most; by default 16 batches.",
     )
     max_body: int = Field(2_000_000, ge=100, description="Bytes of a request's body; larger ones get 413.")
     max_texts: int = Field(1024, ge=1, description="Texts of a request; more get 413.")

@@ -160,7 +160,7 @@ class Gate:
         def run(batches: Sequence[Any]) -> Sequence[Sequence[Any]]:
             self.batches.append(len(batches))
             self.entered.set()
-            assert self.opened.wait(20)
+            assert self.opened.wait(60)
             return lane.run(batches)
 
         return Lane(lane.name, run)

@@ -26,7 +26,8 @@ def test_a_tuned_model_predicts(directories: dict[str, Path], task: str) -> None
     assert set(model.abilities) == {"predict", *ALWAYS}
     # Weights are in memory once.
     assert model.predictor is not None
-    assert model.encoder.bert is model.predictor.model.bert is model.bert
+    assert model.encoder is not None
+    assert model.encoder.bert is model.predictor.model.bert
     described = model.describe()
     assert (described["id"], described["task"]) == ("mine", task)
     assert described["pairs"] == (task == "regress")
@@ -66,6 +67,8 @@ def test_left_to_right_fills_nothing(directories: dict[str, Path], tmp_path: Pat
 
 def test_a_directory_of_sentence_transformers_says_how_vectors_are_made(sentence_model: Path) -> None:
     model = load_model("mini", sentence_model, "cpu")
+    assert model.encoder is not None
+    assert model.embedding is not None
     assert (model.encoder.recipe.normalize, model.max_length) == (True, 256)
     batch = model.encoder.encoded(["A cat.", "고양이"]).batch([0, 1])
     np.testing.assert_allclose(

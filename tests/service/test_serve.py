@@ -38,7 +38,7 @@ QUIET = Log(mute=True)
 
 
 def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it never came about"
         time.sleep(0.01)
@@ -56,7 +56,7 @@ def running(service: Service, keys: tuple[str, ...] = ()) -> Iterator[tuple[str,
             yield f"http://127.0.0.1:{listening.getsockname()[1]}", server, thread
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
     assert not thread.is_alive()
 
 
@@ -137,7 +137,7 @@ def test_the_end_waits_for_what_is_running(directories: dict[str, Path]) -> None
     service.models["encoder"] = replace(model, embedding=gate.before(model.embedding))
     with running(service) as (address, server, thread), ThreadPoolExecutor(3) as threads, gate.closed():
         asked = {"model": "encoder", "input": ["abc", "d"]}
-        answers = [threads.submit(httpx.post, f"{address}/v1/embeddings", json=asked, timeout=20) for _ in range(2)]
+        answers = [threads.submit(httpx.post, f"{address}/v1/embeddings", json=asked, timeout=60) for _ in range(2)]
         until(gate.entered.is_set)
         until(lambda: service.inside == 2)
         server.should_exit = True
@@ -152,8 +152,8 @@ def test_the_end_waits_for_what_is_running(directories: dict[str, Path]) -> None
         assert thread.is_alive()
         gate.opened.set()
         for answer in answers:
-            assert len(answer.result(20).json()["data"]) == 2
-        thread.join(20)
+            assert len(answer.result(60).json()["data"]) == 2
+        thread.join(60)
         assert not service.is_ready
 
 
@@ -163,10 +163,10 @@ def test_an_end_that_waits_too_long_lets_go(directories: dict[str, Path]) -> Non
     service.models["encoder"] = replace(model, embedding=gate.before(model.embedding))
     with running(service) as (address, server, _), ThreadPoolExecutor(3) as threads, gate.closed():
         asked = {"model": "encoder", "input": ["abc"] * 9}
-        answer = threads.submit(httpx.post, f"{address}/v1/embeddings", json=asked, timeout=20)
+        answer = threads.submit(httpx.post, f"{address}/v1/embeddings", json=asked, timeout=60)
         until(gate.entered.is_set)
         server.should_exit = True
-        assert answer.result(20).status_code == 503
+        assert answer.result(60).status_code == 503
         assert answer.result().json()["error"]["message"] == "the service ended before this was done"
         assert service.turns.waiting_jobs == 0
 
@@ -218,7 +218,7 @@ def test_the_command_writes_no_files_and_logs_no_texts(directories: dict[str, Pa
         assert "next: curl http://127.0.0.1:" in lines[-1]
         assert '/v1/models/classify/predict -H "Authorization: Bearer $BERTSMITH_API_KEY"' in lines[-1]
         headers = {"Authorization": "Bearer secret-key"}
-        with httpx.Client(base_url=address[0], headers=headers, timeout=20) as client:
+        with httpx.Client(base_url=address[0], headers=headers, timeout=60) as client:
             until(lambda: _answers(client))
             assert client.post("/v1/models/classify/predict", json={"input": "my words"}).status_code == 200
             assert client.post("/v1/models/run/fill", json={"text": "my [MASK]"}).status_code == 200
@@ -227,7 +227,7 @@ def test_the_command_writes_no_files_and_logs_no_texts(directories: dict[str, Pa
             assert client.get("/v1/models", headers={"Authorization": "Bearer other"}).status_code == 401
         process.send_signal(signal.SIGTERM)
         lines += process.stderr.readlines()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
     said = "".join(lines)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
-import fastapi
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -150,7 +149,7 @@ def _add_pages(app: FastAPI) -> None:
 
     @app.get("/", include_in_schema=False)
     async def front() -> Response:
-        return file(page, "index.html") if page.contents else fastapi.responses.RedirectResponse("/docs")
+        return file(page, "index.html")
 
     @app.get("/page/{name:path}", include_in_schema=False)
     async def part_of_page(name: str) -> Response:

@@ -22,6 +22,9 @@ from bertsmith.service.service import Service
 KEY_VARIABLE = "BERTSMITH_API_KEY"
 
 _GUARDED = ("/v1/", "/metrics")
+_LONGEST_READ = 30.0
+"""Seconds in which a body has to come."""
+
 _DRAINED, _LONGEST_DRAIN = 16, 5.0
 """Bounds of what is read of a refused body: times the largest one that is taken, and seconds."""
 
@@ -75,7 +78,9 @@ class Guard:
         settings = service.settings
         own = {"127.0.0.1", "localhost", "[::1]"} if is_loopback(settings.host) else set()
         names = own | set(settings.allow_host or ())
-        self._names = {name.lower() for name in (names | {settings.host} if names else ())}
+        if names:
+            names.add(f"[{settings.host}]" if ":" in settings.host else settings.host)
+        self._names = {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -146,16 +151,22 @@ class _Body:
         """Read it and return what gives it again, and after it what else comes.
 
         Raises:
-            ProblemError: it is too large.
+            ProblemError: it is too large, or too slow.
         """
         said = headers.get(b"content-length", b"0")
         if said.isdigit() and int(said) > limit:
             raise too_large("bytes of a request", int(said), limit, "max_body")
         body = bytearray()
-        while not self._ended:
-            body += await self._part()
-            if len(body) > limit:
-                raise too_large("bytes of a request", len(body), limit, "max_body")
+        try:
+            async with asyncio.timeout(_LONGEST_READ):
+                while not self._ended:
+                    body += await self._part()
+                    if len(body) > limit:
+                        raise too_large("bytes of a request", len(body), limit, "max_body")
+        except TimeoutError:
+            # Those who send next to nothing must not keep others out.
+            self._ended = True
+            raise ProblemError(408, f"the body did not come within {_LONGEST_READ:g} s") from None
         ahead: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def again() -> Message:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from torch import nn
 
 from bertsmith.batch import Batch, join
 from bertsmith.config import ModelConfig
+from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.features.encoder import Encoder
 from bertsmith.features.recipe import make_recipe
@@ -19,6 +22,7 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.heads import PretrainingModel, PretrainingOutput
 from bertsmith.model.hub import is_hub_name
 from bertsmith.model.weights import (
+    CONFIG,
     load_encoder,
     load_pretraining_model,
     load_tokenizer,
@@ -27,7 +31,8 @@ from bertsmith.model.weights import (
     stored_heads,
 )
 from bertsmith.service.turns import Lane
-from bertsmith.serving.predictor import Predictor
+from bertsmith.serving.backends import BackendChoice
+from bertsmith.serving.predictor import LongTexts, Predictor
 from bertsmith.tasks.by_name import has_task
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.device import pick_device
@@ -42,10 +47,12 @@ class ServedModel:
     Attributes:
         name: in addresses and requests.
         directory: where it is from.
-        created: when its weights were written, in seconds since 1970.
+        created: when it was written, in seconds since 1970.
         abilities: what it can be asked.
-        bert: its encoder.
-        encoder: makes its vectors.
+        config: its numbers.
+        tokenizer: what texts are cut with.
+        device: where it runs.
+        encoder: makes its vectors; None of an export, which has no weights for torch.
         predictor: of a fine-tuned model.
         predicting: the lane of its task's network.
         embedding: the lane of its vectors.
@@ -57,28 +64,22 @@ class ServedModel:
     directory: Path
     created: int
     abilities: tuple[Ability, ...]
-    bert: Bert
-    encoder: Encoder
+    config: ModelConfig
+    tokenizer: Tokenizer
+    device: torch.device
+    encoder: Encoder | None
     predictor: Predictor | None
     predicting: Lane | None
-    embedding: Lane
+    embedding: Lane | None
     pretraining: Lane | None
     alone: Lane
 
     @property
-    def config(self) -> ModelConfig:
-        """The encoder's numbers."""
-        return self.bert.config
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What texts are cut with."""
-        return self.encoder.tokenizer
-
-    @property
     def max_length(self) -> int:
-        """Tokens beyond which a text is cut, or of a task that uses windows, one window."""
-        return self.predictor.max_length if self.predictor else self.encoder.recipe.max_length
+        """Tokens that the model sees of a text at a time."""
+        if self.predictor is not None:
+            return self.predictor.max_length
+        return self.encoder.recipe.max_length if self.encoder else self.config.max_position_embeddings
 
     def describe(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` says of it."""
@@ -129,53 +130,79 @@ def _own_name(directory: Path) -> str:
     return directory.parent.name if directory.name == "model" and directory.parent.name else directory.name
 
 
-def load_model(name: str, directory: Path, device: str = "auto") -> ServedModel:
-    """Load a fine-tuned model, a pre-training run, a published BERT or a directory of sentence-transformers.
+def load_model(
+    name: str,
+    given: Path,
+    device: str = "auto",
+    *,
+    backend: BackendChoice = "auto",
+    long_texts: LongTexts = "windows",
+    log: Log | None = None,
+) -> ServedModel:
+    """Load a fine-tuned model or its export, a pre-training run, a published BERT or one of sentence-transformers.
+
+    Args:
+        name: what it is called.
+        given: the directory that the user named.
+        device: as in :func:`bertsmith.training.device.pick_device`.
+        backend: what computes predictions, as in :func:`bertsmith.load`.
+        long_texts: what is done with long ones, as there.
+        log: is told which backend was chosen.
 
     Raises:
         InputError: there is no such model, or something in it does not fit.
     """
-    directory = model_directory(directory)
+    directory = model_directory(given)
     info = read_info(directory)
-    recipe = make_recipe(directory, info.config)
-    # A model that was trained left to right has no use for masks.
-    masks: list[Ability] = [] if info.config.is_decoder else ["masking"]
-    abilities: list[Ability] = ["embed", "tokenize", "inside", *masks]
-    predictor: Predictor | None = None
-    predicting = pretraining = None
+    where = pick_device(device)
+    predictor = network = None
+    bert: nn.Module | None = None
+    heads: tuple[str, ...] = ()
     if has_task(info):
-        predictor = Predictor(directory, device)
-        bert, tokenizer = predictor.model.bert, predictor.tokenizer
-        abilities.insert(0, "predict")
-        predicting = Lane(name, predictor.outputs)
+        predictor = Predictor(given, device, backend=backend, long_texts=long_texts, log=log)
+        bert = getattr(predictor.model, "bert", None)
+        if bert is None and any(directory.glob("*.safetensors")):
+            bert = load_encoder(directory)
     else:
-        tokenizer = load_tokenizer(directory, info.config)
         heads = stored_heads(directory, info.config)
         if heads:
-            network = load_pretraining_model(directory, heads).to(pick_device(device))
-            bert = network.bert
-            pretraining = Lane(name, lambda batches: _heads_outputs(network, batches))
-            if masks and "mlm." in heads:
-                abilities.append("fill")
-            if "nsp." in heads:
-                abilities.append("next")
-        else:
-            bert = load_encoder(directory)
-    assert isinstance(bert, Bert)
-    encoder = Encoder(bert, tokenizer, recipe, pick_device(device), 1, directory)
+            network = load_pretraining_model(directory, heads).to(where)
+        bert = network.bert if network else load_encoder(directory)
+    tokenizer = predictor.tokenizer if predictor else load_tokenizer(directory, info.config)
+    encoder = None
+    if isinstance(bert, Bert):
+        encoder = Encoder(bert, tokenizer, make_recipe(directory, info.config), where, 1, directory)
+        tokenizer = encoder.tokenizer
     return ServedModel(
         name,
         directory,
-        int((directory / "config.json").stat().st_mtime),
-        tuple(abilities),
-        bert,
+        int((directory / CONFIG).stat().st_mtime),
+        _abilities(info.config, predictor is not None, encoder is not None, heads),
+        info.config,
+        tokenizer,
+        where,
         encoder,
         predictor,
-        predicting,
-        Lane(name, lambda batches: _vectors(encoder, batches)),
-        pretraining,
+        Lane(name, predictor.outputs) if predictor else None,
+        Lane(name, partial(_vectors, encoder)) if encoder else None,
+        Lane(name, partial(_heads_outputs, network)) if network else None,
         Lane(name, lambda calls: [[call()] for call in calls]),
     )
+
+
+def _abilities(config: ModelConfig, predicts: bool, encodes: bool, heads: tuple[str, ...]) -> tuple[Ability, ...]:
+    # A model that was trained left to right has no use for masks.
+    masks = not config.is_decoder
+    asked: dict[Ability, bool] = {
+        "predict": predicts,
+        "embed": encodes,
+        "fill": "mlm." in heads and masks,
+        "next": "nsp." in heads,
+        "tokenize": True,
+        "inside": encodes,
+        "masking": masks,
+    }
+    return tuple(ability for ability, is_there in asked.items() if is_there)
 
 
 def _vectors(encoder: Encoder, batches: Sequence[Batch]) -> list[list[np.ndarray]]:

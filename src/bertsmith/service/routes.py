@@ -91,14 +91,14 @@ def model_routes(service: Service) -> APIRouter:
         assert served.predicting is not None
         task = predictor.task
         given = _given(form)
-        service.check_texts(len(given), list(texts_of(given)), request)
+        service.admit(len(given), list(texts_of(given)), request)
         facts = predictor.facts | _options(form.options, task.name)
         inputs = [(n, as_input(each, task.name, n)) for n, each in enumerate(given, start=1)]
         if task.name == "choose":
             most = max(len(endings) for _, (_, endings) in inputs)
             if most > _MOST_ENDINGS:
                 raise too_large("endings of a context", most, _MOST_ENDINGS, "endings")
-        rows, examples = await service.in_thread(lambda: predictor.examples(inputs))
+        rows, examples = await service.in_thread(lambda: predictor.encode(inputs))
         outputs = await service.computed(served.predicting, examples, request)
 
         def made() -> dict[str, Any]:
@@ -111,12 +111,14 @@ def model_routes(service: Service) -> APIRouter:
     async def embeddings(form: EmbeddingsForm, request: Request) -> Response:
         served = service.model(form.model, "embed", request)
         encoder = served.encoder
+        assert encoder is not None
+        assert served.embedding is not None
         if form.dimensions not in (None, encoder.width):
             raise ProblemError(
                 422, f"dimensions {form.dimensions}; this model has {encoder.width} and no others", "dimensions"
             )
         texts = [form.input] if isinstance(form.input, str) else form.input
-        service.check_texts(len(texts), texts, request)
+        service.admit(len(texts), texts, request)
         encoded = await service.in_thread(lambda: encoder.encoded(texts))
         vectors = await service.computed(served.embedding, encoded, request)
 
@@ -139,7 +141,7 @@ def model_routes(service: Service) -> APIRouter:
     async def fill(name: str, form: FillForm, request: Request) -> Response:
         served = service.model(name, "fill", request)
         assert served.pretraining is not None
-        service.check_texts(1, [form.text], request)
+        service.admit(1, [form.text], request)
         batch = await service.in_thread(lambda: batch_with_blanks(served.tokenizer, form.text))
         assert batch.masked_positions is not None
         if len(batch.masked_positions) > _MOST_BLANKS:
@@ -160,7 +162,7 @@ def model_routes(service: Service) -> APIRouter:
     async def next_sentence(name: str, form: NextForm, request: Request) -> Response:
         served = service.model(name, "next", request)
         assert served.pretraining is not None
-        service.check_texts(1, [form.a, form.b], request)
+        service.admit(1, [form.a, form.b], request)
         limit = served.config.max_position_embeddings
         batch = await service.in_thread(lambda: batch_of_pair(served.tokenizer, form.a, form.b, limit))
         [output] = await service.computed(served.pretraining, _One(batch, batch.num_tokens), request)
@@ -174,7 +176,7 @@ def model_routes(service: Service) -> APIRouter:
     )
     async def tokenize(name: str, form: TextForm, request: Request) -> Response:
         served = service.model(name, "tokenize", request)
-        service.check_texts(1, _texts(form), request)
+        service.admit(1, _texts(form), request)
         return await service.answer(
             lambda: {"tokens": [token_json(row) for row in token_rows(served.tokenizer, form.text, form.text_b)]}
         )
@@ -186,13 +188,16 @@ def model_routes(service: Service) -> APIRouter:
     )
     async def inside(name: str, form: InsideForm, request: Request) -> Response:
         served = service.model(name, "inside", request)
-        service.check_texts(1, _texts(form), request)
+        service.admit(1, _texts(form), request)
         rows = await service.in_thread(lambda: token_rows(served.tokenizer, form.text, form.text_b))
         if len(rows) > MOST_TOKENS:
             raise too_large("tokens of a text to look at", len(rows), MOST_TOKENS, "tokens")
 
+        encoder = served.encoder
+        assert encoder is not None
+
         def looked() -> dict[str, Any]:
-            return look_inside(served.bert, served.tokenizer, form.text, form.text_b, form.layers)
+            return look_inside(encoder.bert, served.tokenizer, form.text, form.text_b, form.layers)
 
         [found] = await service.computed(served.alone, _One(looked, len(rows)), request)
         return await service.answer(lambda: found)
@@ -202,7 +207,7 @@ def model_routes(service: Service) -> APIRouter:
     )
     async def masking(name: str, form: MaskingForm, request: Request) -> Response:
         served = service.model(name, "masking", request)
-        service.check_texts(1, _texts(form), request)
+        service.admit(1, _texts(form), request)
         return await service.answer(
             lambda: {"tokens": masked_instance(served.tokenizer, form.text, form.text_b, form.seed)}
         )

@@ -57,7 +57,9 @@ def serve(settings: ServeSettings, log: Log | None = None) -> None:
         set_up_process(settings.threads)
         models = {}
         for name, directory in directories.items():
-            models[name] = load_model(name, directory, settings.device)
+            models[name] = load_model(
+                name, directory, settings.device, backend=settings.backend, long_texts=settings.long_texts, log=log
+            )
             log.say(f"model {name}: {directory} ({', '.join(models[name].abilities)})")
         app = make_app(Service(models, settings), keys, None if settings.quiet else print_line)
         address = _address(settings.host, listening.getsockname()[1])

@@ -28,6 +28,11 @@ Result = TypeVar("Result")
 _HELPERS = 2
 """Threads for tokenising and writing answers."""
 
+# Measured on a CPU (docs/log.md); for a GPU a guess.
+_CPU_TOKENS, _GPU_TOKENS = 2048, 16_384
+_CPU_WORKERS = 2
+_BATCHES_WAITING = 16
+
 _GONE = 499
 """Nobody reads this status; logs and counters show it, as those of other servers do."""
 
@@ -75,21 +80,29 @@ class Service:
 
     def __post_init__(self) -> None:
         limits = self.settings
-        self.turns = Turns(limits.max_batch_tokens, limits.max_wait, limits.max_queue_tokens)
+        budget = limits.max_batch_tokens or (_CPU_TOKENS if self._on_cpu else _GPU_TOKENS)
+        self.turns = Turns(budget, limits.max_wait, limits.max_queue_tokens or _BATCHES_WAITING * budget)
         self.metrics = Metrics(self.turns)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Let models compute while the block runs; its end waits for what is in the queue."""
-        threads = max(1, (self.settings.threads or cpu_quota()) // self.settings.workers)
+        threads = self.settings.threads or cpu_quota()
+        workers = self.settings.workers or (min(threads, _CPU_WORKERS) if self._on_cpu else 1)
         with contextlib.ExitStack() as stack:
             self._helpers = stack.enter_context(ThreadPoolExecutor(_HELPERS, thread_name_prefix="text"))
-            self._workers = stack.enter_context(working(self.turns, self.settings.workers, threads, self.metrics.batch))
+            self._workers = stack.enter_context(
+                working(self.turns, workers, max(1, threads // workers), self.metrics.batch)
+            )
             try:
                 yield
             finally:
                 # Answers are still sent while threads come to their end.
                 await asyncio.to_thread(stack.pop_all().close)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return all(model.device.type == "cpu" for model in self.models.values())
 
     @property
     def is_ready(self) -> bool:
@@ -101,7 +114,6 @@ class Service:
 
         Raises:
             ProblemError: there is none of this name, or it cannot do what is asked.
-            OverloadedError: there is no room for more work.
         """
         found = self.models.get(name)
         if found is None:
@@ -111,11 +123,10 @@ class Service:
         noted(request).model = name
         if ability not in found.abilities:
             raise ProblemError(404, f"the model {name!r} cannot {ability}; it can: {', '.join(found.abilities)}")
-        self.turns.check_room()
         return found
 
-    def check_texts(self, count: int, texts: Sequence[str], request: Request) -> None:
-        """Check the size of what a request asks about.
+    def admit(self, count: int, texts: Sequence[str], request: Request) -> None:
+        """Check the size of what a request asks about, and that there is room for it.
 
         Args:
             count: how many answers it wants.
@@ -124,6 +135,7 @@ class Service:
 
         Raises:
             ProblemError: there is nothing, too much, or a text is too long.
+            OverloadedError: the queue is full.
         """
         limits = self.settings
         noted(request).texts = count
@@ -134,6 +146,7 @@ class Service:
         longest = max(map(len, texts), default=0)
         if longest > limits.max_characters:
             raise too_large("characters of a text", longest, limits.max_characters, "max_characters")
+        self.turns.check_room()
 
     async def in_thread(self, function: Callable[[], Result]) -> Result:
         """Return what a function gives, which works on texts meanwhile and leaves the event loop to others."""

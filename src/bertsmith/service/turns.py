@@ -52,6 +52,7 @@ class Job:
         arrived: when, on the monotonic clock.
         done: the results, one an item, once all are there.
         given: items that were given to a worker; they go in their order.
+        waiting: tokens of the others.
         results: those that are there.
     """
 
@@ -61,12 +62,8 @@ class Job:
     arrived: float
     done: Future[list[Any]] = field(default_factory=Future)
     given: int = 0
+    waiting: int = 0
     results: dict[int, Any] = field(default_factory=dict)
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens of the items that nobody works on yet."""
-        return sum(self.lengths[self.given :])
 
 
 @dataclass(frozen=True)
@@ -103,10 +100,13 @@ class Turns:
     spent. Who got something goes to the end of the queue. So a long request and short ones share every batch, and
     nobody waits for more than the batch that is being computed and those who came before.
 
+    What stands before a newcomer are therefore not all tokens of the others, but of each about as many as the newcomer
+    has. So a job counts for at most one batch in the bound of the queue, and a huge one does not shut others out.
+
     Args:
         max_tokens: the budget of a batch; a longer item is a batch of its own.
         max_wait: seconds that a job waits for others to share its batch, if these do not fill one.
-        max_waiting: tokens in the queue from which on jobs are refused.
+        max_waiting: tokens in the queue, of each job at most ``max_tokens``, from which on jobs are refused.
 
     Attributes:
         waiting_tokens: tokens in the queue.
@@ -117,7 +117,7 @@ class Turns:
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._tokens: dict[Lane, int] = defaultdict(int)
-        self.waiting_tokens = 0
+        self.waiting_tokens = self._crowd = 0
         self._speed = 0.0
         self._closed = False
 
@@ -132,12 +132,12 @@ class Turns:
         Raises:
             OverloadedError: there is none.
         """
-        if self.waiting_tokens >= self._max_waiting:
+        if self._crowd >= self._max_waiting:
             raise OverloadedError(self.retry_after())
 
     def retry_after(self) -> int:
         """Return in how many seconds half of the queue should be done, at the speed of the last batches."""
-        seconds = self.waiting_tokens / 2 / self._speed if self._speed else 1.0
+        seconds = self._crowd / 2 / self._speed if self._speed else 1.0
         return min(max(math.ceil(seconds), 1), _LONGEST_RETRY)
 
     def add(self, lane: Lane, work: Work) -> Job:
@@ -158,7 +158,7 @@ class Turns:
                 job.done.set_result([])
                 return job
             self._jobs.append(job)
-            self._count(lane, job.waiting_tokens)
+            self._wait_for(job, sum(job.lengths))
             self._changed.notify()
         return job
 
@@ -167,7 +167,7 @@ class Turns:
         with self._changed:
             if job in self._jobs:
                 self._jobs.remove(job)
-                self._count(job.lane, -job.waiting_tokens)
+                self._wait_for(job, 0)
 
     def take(self) -> Turn | None:
         """Wait for work and return a batch; None when the queue was closed and is empty."""
@@ -196,17 +196,16 @@ class Turns:
                     continue
                 chosen.setdefault(job, []).append(job.given)
                 job.given += 1
+                self._wait_for(job, job.waiting - length)
                 room -= length
                 if job.given < len(job.lengths):
                     still.append(job)
             candidates = still
         rest = [job for job in chosen if job.given < len(job.lengths)]
         self._jobs = deque([*(job for job in self._jobs if job not in chosen), *rest])
-        tokens = self._max_tokens - room
-        self._count(lane, -tokens)
         if self._jobs:
             self._changed.notify()
-        return Turn(lane, list(chosen.items()), tokens)
+        return Turn(lane, list(chosen.items()), self._max_tokens - room)
 
     def finish(self, turn: Turn, results: Sequence[Sequence[Any] | Exception], seconds: float) -> None:
         """Hand over what became of a batch: for each of its parts one result an item, or why there is none."""
@@ -222,9 +221,12 @@ class Turns:
         now = turn.tokens / max(seconds, 1e-9)
         self._speed = _MEMORY * self._speed + (1 - _MEMORY) * now if self._speed else now
 
-    def _count(self, lane: Lane, tokens: int) -> None:
-        self._tokens[lane] += tokens
-        self.waiting_tokens += tokens
+    def _wait_for(self, job: Job, tokens: int) -> None:
+        """Set how many tokens of a job wait, and the sums that these are part of."""
+        self._tokens[job.lane] += tokens - job.waiting
+        self.waiting_tokens += tokens - job.waiting
+        self._crowd += min(tokens, self._max_tokens) - min(job.waiting, self._max_tokens)
+        job.waiting = tokens
 
     def close(self) -> None:
         """Take no more jobs; those that are here are done."""

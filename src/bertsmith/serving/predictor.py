@@ -7,14 +7,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
+from torch import nn
 
-from bertsmith.batch import Batch, join
+from bertsmith.batch import Batch, by_token_budget, join
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
 from bertsmith.model.weights import load_tokenizer, load_tuned, model_directory, read_info
+from bertsmith.serving.backends import BackendChoice, open_backend, typical_batch
 from bertsmith.serving.writing import check_output, output_file, writer_of
 from bertsmith.task_config import EvaluateSettings, PredictSettings
 from bertsmith.tasks.by_name import task_of
@@ -22,7 +24,10 @@ from bertsmith.tasks.task import Examples, Facts, Outputs, Prediction, Source
 from bertsmith.training.apply import apply_model
 from bertsmith.training.device import pick_device, set_up_process
 
-_CHUNK = 1024
+LongTexts: TypeAlias = Literal["windows", "cut"]
+
+_CHUNK, _CHUNK_CHARACTERS = 1024, 1 << 21
+_SAMPLE, _TIMED_TOKENS = 64, 4096
 
 
 class Predictor:
@@ -36,21 +41,44 @@ class Predictor:
 
     Attributes:
         task: what the model does.
-        facts: what it remembers: labels, columns, lengths.
-        model: in evaluation mode, on ``device``.
+        facts: what it remembers: labels, columns, lengths; and what is done with long texts.
+        model: takes a batch and gives the task's outputs; in evaluation mode, on ``device``.
+        backend: what computes: "torch", "onnx" or "openvino".
+        speeds: tokens a second of all that was tried before ``backend`` was chosen; empty if there was no choice.
         tokenizer: the model's own.
-        max_length: longer texts are cut.
+        max_length: longer texts are read in windows, or cut.
         device: where it runs.
     """
 
-    def __init__(self, directory: Path, device: str = "auto") -> None:
-        directory = model_directory(directory)
+    def __init__(
+        self,
+        directory: Path,
+        device: str = "auto",
+        *,
+        backend: BackendChoice = "auto",
+        long_texts: LongTexts = "windows",
+        sample: Sequence[Any] = (),
+        log: Log | None = None,
+    ) -> None:
+        root, directory = directory, model_directory(directory)
         info = read_info(directory)
-        self.task, self.facts = task_of(info, directory)
+        self.task, facts = task_of(info, directory)
+        self.facts = facts | {"long_texts": long_texts}
         self.device = pick_device(device)
-        self.model = load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
         self.tokenizer = load_tokenizer(directory, info.config)
         self.max_length: int = self.facts["max_length"]
+
+        def load_weights() -> nn.Module:
+            return load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
+
+        def batches() -> list[Batch]:
+            if not sample:
+                return [typical_batch(self.tokenizer.vocab_size, self.max_length)]
+            _, examples = self.encode(list(enumerate(sample, start=1)))
+            return [examples.batch(numbers) for numbers in by_token_budget(examples.lengths, _TIMED_TOKENS)]
+
+        chosen = open_backend(root, directory, backend, self.device, load_weights, batches, log or Log(mute=True))
+        self.model, self.backend, self.speeds = chosen.model.eval(), chosen.name, chosen.speeds
 
     def __call__(self, inputs: Any) -> Any:
         """Predict one input (a string, a tuple or a row), or many of them (a list or another iterable).
@@ -65,22 +93,18 @@ class Predictor:
         return list(self.stream(inputs))
 
     def stream(self, inputs: Iterable[Any]) -> Iterator[Prediction]:
-        """Predict inputs as they come, in order; memory holds a thousand at a time.
+        """Predict inputs as they come, in order; memory holds a thousand at a time, or fewer if they are long.
 
         Raises:
             InputError: as in a call; the message names the number of the input, counted from 1.
         """
-        numbered = enumerate(inputs, start=1)
-        while chunk := list(itertools.islice(numbered, _CHUNK)):
-            rows, examples = self.examples(chunk)
+        for chunk in _chunks(inputs):
+            rows, examples = self.encode(chunk)
             outputs = apply_model(self.model, self.task, examples, self.facts, self.device, torch.float32)
             yield from self.task.predict(outputs, examples, rows, self.facts)
 
-    def examples(self, numbered: Sequence[tuple[int, Any]]) -> tuple[Any, Examples]:
-        """Return inputs as the task's rows and as examples; each comes with the number that messages name it by.
-
-        With :meth:`outputs` and ``task.predict`` these are the steps of a call, for those who let the examples of
-        several callers share a batch.
+    def encode(self, numbered: Sequence[tuple[int, Any]]) -> tuple[Any, Examples]:
+        """Return inputs, each with its number for messages, as rows and as what the model gets.
 
         Raises:
             InputError: as in a call.
@@ -101,21 +125,54 @@ class Predictor:
         ]
 
 
-def load(directory: str | Path, device: str = "auto") -> Predictor:
-    """Load a fine-tuned model to predict with.
+def load(
+    directory: str | Path, device: str = "auto", *, backend: BackendChoice = "auto", long_texts: LongTexts = "windows"
+) -> Predictor:
+    """Load a fine-tuned model, or an export of one, to predict with.
+
+    Args:
+        directory: a run of fine-tuning, a model directory, or what ``bertsmith export`` wrote.
+        device: as in :func:`bertsmith.training.device.pick_device`.
+        backend: what computes. ``auto``: torch, or where the directory holds graphs (folders ``onnx`` and
+            ``openvino``) what is fastest on texts of usual lengths.
+        long_texts: ``windows`` reads texts longer than the model was tuned for in windows and takes the mean of their
+            outputs; ``cut`` reads their beginnings, as in training.
 
     Raises:
-        InputError: the directory holds no fine-tuned model.
+        InputError: the directory holds no fine-tuned model, or no such backend.
     """
-    return Predictor(Path(directory), device)
+    return Predictor(Path(directory), device, backend=backend, long_texts=long_texts)
+
+
+def _chunks(inputs: Iterable[Any]) -> Iterator[list[tuple[int, Any]]]:
+    """Yield numbered inputs, as many as are worked on at a time."""
+    chunk: list[tuple[int, Any]] = []
+    characters = 0
+    for number, given in enumerate(inputs, start=1):
+        chunk.append((number, given))
+        characters += _size(given)
+        if len(chunk) == _CHUNK or characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _size(given: Any) -> int:
+    """Return the characters of an input."""
+    if isinstance(given, str):
+        return len(given)
+    parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple | list) else ()
+    return sum(map(_size, parts))
 
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """What a batch job did: rows predicted, and rows whose text was cut."""
+    """What a batch job did: rows predicted, rows whose text was cut, and rows whose text was read in windows."""
 
     rows: int
     truncated: int
+    windowed: int = 0
 
 
 def predict_file(settings: PredictSettings, log: Log | None = None) -> PredictionSummary:
@@ -131,27 +188,41 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     log = log or Log(settings.quiet)
     check_output(settings.output, None if str(settings.input) == "-" else settings.input)
     set_up_process(0)
-    predictor = Predictor(settings.model, settings.device)
-    source = source_of(settings, predictor.facts, settings.input)
-    writer = writer_of(settings, predictor.task, predictor.facts, source)
+    directory = model_directory(settings.model)
+    task, facts = task_of(read_info(directory), directory)
+    source = source_of(settings, facts, settings.input)
+    writer = writer_of(settings, task, facts, source)
     total = None if source.is_stdin else sum(1 for _ in writer.inputs())
-    rows = truncated = 0
+    predictor = Predictor(
+        settings.model,
+        settings.device,
+        backend=settings.backend,
+        long_texts=settings.long_texts,
+        sample=() if source.is_stdin else list(itertools.islice(writer.inputs(), _SAMPLE)),
+        log=log,
+    )
+    rows = truncated = windowed = 0
     with output_file(settings.output) as out, log.progress("predicting", total, "texts") as advance:
         for prediction in predictor.stream(writer.inputs()):
             out.write(writer.text(prediction))
             rows += 1
             truncated += prediction.truncated > 0
+            windowed += getattr(prediction, "windows", 1) > 1
             advance(1)
         if rows == 0:
             raise InputError("holds no text; expected at least one", path=source.where)
         out.write(writer.end())
     if truncated:
         log.warn(f"{truncated:,} of {rows:,} texts were longer than {predictor.max_length} tokens and were cut")
+    if windowed:
+        log.say(
+            f"{windowed:,} of {rows:,} texts were longer than {predictor.max_length} tokens and were read in windows"
+        )
     if settings.output is not None:
         log.say(f"{rows:,} predictions: {settings.output}")
     if writer.about:
         log.say(writer.about)
-    return PredictionSummary(rows, truncated)
+    return PredictionSummary(rows, truncated, windowed)
 
 
 def source_of(settings: PredictSettings | EvaluateSettings, facts: Facts, path: Path) -> Source:
