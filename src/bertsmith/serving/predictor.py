@@ -15,6 +15,7 @@ from torch import nn
 from bertsmith.batch import Batch, by_token_budget
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
+from bertsmith.export_config import ExportSettings
 from bertsmith.model.weights import load_tuned, model_directory, read_info
 from bertsmith.serving.backends import BackendChoice, open_backend, typical_batch
 from bertsmith.serving.writing import check_output, output_file, writer_of
@@ -220,7 +221,7 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     return PredictionSummary(rows, truncated, windowed)
 
 
-def source_of(settings: PredictSettings | EvaluateSettings, facts: Facts, path: Path) -> Source:
+def source_of(settings: PredictSettings | EvaluateSettings | ExportSettings, facts: Facts, path: Path) -> Source:
     """Return a file as a source with the model's columns, or those that the settings name instead.
 
     Raises:
