@@ -29,6 +29,7 @@ _SUMMARIES = {
     "predict": "Predict with a fine-tuned model.",
     "serve": "Put models behind HTTP, with a page to try them.",
     "embed": "Turn texts into vectors: features for other models.",
+    "export": "Write a model for runtimes without torch: ONNX, OpenVINO, sentence-transformers.",
     "compare": "See what BERT is worth on your rows, beside models without it.",
     "ablate": "Pre-train the same network in several ways, and see what each is worth in tasks.",
     "tags": "Write a tagged file's entities in another scheme (BIO, IOB1, BIOES, BILOU, BMES).",
@@ -76,6 +77,12 @@ _STAGES = {
         "features.embed",
         "embed",
         "bertsmith embed run --input texts.csv --text text -o vectors.parquet",
+    ),
+    "export": (
+        "export_config.ExportSettings",
+        "exporting.export",
+        "export",
+        "bertsmith export tuned --check test.csv -o tuned/onnx",
     ),
     "ablate": (
         "ablation_config.AblateSettings",

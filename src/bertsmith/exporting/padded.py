@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bertsmith.errors import InputError
 from bertsmith.features.recipe import Recipe
-from bertsmith.model.bert import Bert, Layer, activate
+from bertsmith.model.bert import Bert, Layer
+from bertsmith.model.blocks import activate
 from bertsmith.model.heads import MultipleChoiceModel, SequenceClassifier, SpanModel, TokenClassifier
 
 _FAR_BELOW = -1e9
@@ -83,11 +84,9 @@ def _layer(layer: Layer, hidden: Tensor, unseen: Tensor) -> Tensor:
     """Return (N, L, H) after a layer; see :class:`bertsmith.model.bert.Layer`."""
     sequences, length, width = hidden.shape
     heads, size = layer.num_heads, width // layer.num_heads
-    # Three products of H x H instead of one of H x 3H: runtimes know this as attention.
-    weights, biases = layer.query_key_value.weight.chunk(3), layer.query_key_value.bias.chunk(3)
     query, key, value = (
-        F.linear(hidden, weight, bias).view(sequences, length, heads, size).transpose(1, 2)
-        for weight, bias in zip(weights, biases, strict=True)
+        part.view(sequences, length, heads, size).transpose(1, 2)  # (N, A, L, H / A)
+        for part in layer.query_key_value(hidden).chunk(3, dim=-1)
     )
     scores = query @ key.transpose(-1, -2) * size**-0.5 + unseen
     context = (scores.softmax(-1) @ value).transpose(1, 2).reshape(sequences, length, width)

@@ -15,6 +15,9 @@ from torch import nn
 from bertsmith.batch import Batch, by_token_budget, join
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
+from bertsmith.export_config import ExportSettings
+from bertsmith.model.bert import Bert
+from bertsmith.model.inference import fix_weights
 from bertsmith.model.weights import load_tokenizer, load_tuned, model_directory, read_info
 from bertsmith.serving.backends import BackendChoice, open_backend, typical_batch
 from bertsmith.serving.writing import check_output, output_file, writer_of
@@ -69,7 +72,10 @@ class Predictor:
         self.max_length: int = self.facts["max_length"]
 
         def load_weights() -> nn.Module:
-            return load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
+            model = load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
+            if isinstance(model.bert, Bert):
+                fix_weights(model.bert, torch.float32)
+            return model
 
         def batches() -> list[Batch]:
             if not sample:
@@ -225,7 +231,7 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     return PredictionSummary(rows, truncated, windowed)
 
 
-def source_of(settings: PredictSettings | EvaluateSettings, facts: Facts, path: Path) -> Source:
+def source_of(settings: PredictSettings | EvaluateSettings | ExportSettings, facts: Facts, path: Path) -> Source:
     """Return a file as a source with the model's columns, or those that the settings name instead.
 
     Raises:
