@@ -15,7 +15,9 @@ from starlette.testclient import TestClient
 
 import bertsmith
 from bertsmith.features.encoder import Encoder
+from bertsmith.serve_config import ServeSettings
 from bertsmith.service.app import make_app
+from bertsmith.service.models import load_model
 from bertsmith.service.service import Service
 from bertsmith.serving.looking import fill, next_sentence, show
 from tests.features.small import some_texts
@@ -72,10 +74,17 @@ def test_company_of_other_requests_does_not_matter(client: TestClient, service: 
     assert counted("sum") - before[0] > counted("count") - before[1], "no two requests shared a batch"
 
 
-def test_a_cut_text_is_flagged(client: TestClient) -> None:
-    long = "abc " * 60
+def test_a_long_text_has_windows_or_is_flagged(client: TestClient, directories: dict[str, Path]) -> None:
+    long = "abc de " * 40
     [found] = predictions(client, "classify", [long])
-    assert found["truncated"] == len(show_ids(client, long)) - 33
+    assert found["windows"] > 2
+    assert found["truncated"] == 0
+    assert close(found, bertsmith.load(directories["classify"], "cpu")(long).to_json())
+    cutting = load_model("classify", directories["classify"], "cpu", long_texts="cut")
+    service = Service({"classify": cutting}, ServeSettings(models=["classify"], threads=1))
+    with TestClient(make_app(service), LOCAL) as other:
+        [found] = predictions(other, "classify", [long])
+        assert found["truncated"] == len(show_ids(other, long)) - 33
     answer = client.post("/v1/embeddings", json={"model": "encoder", "input": [long, "a"]}).json()
     assert answer["truncated"] == 1
 
