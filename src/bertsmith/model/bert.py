@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,15 @@ class Bert(nn.Module):
         pooled = self.pooler(ends).tanh()
         return EncoderOutput(hidden, pooled, tuple(outputs) if all_layers else None)
 
+    def compile_layers(self, **options: Any) -> None:
+        """Compile what follows attention in each layer, for any number of tokens; ``options`` as of torch.compile.
+
+        Attention itself is a kernel already, and its plan is made in Python.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.after_attention = torch.compile(layer.after_attention, dynamic=True, **options)  # type: ignore[method-assign]
+
     @classmethod
     def load(cls, directory: str | Path) -> Bert:
         """Load the encoder from a model directory in the transformers layout, or from a run.
@@ -142,6 +152,11 @@ class Layer(nn.Module):
         context = packed_attention(self.query_key_value(hidden), plan, self.num_heads, dropout)
         if wanted is not None:
             context, hidden = context.index_select(0, wanted), hidden.index_select(0, wanted)
+        out: Tensor = self.after_attention(context, hidden)
+        return out
+
+    def after_attention(self, context: Tensor, hidden: Tensor) -> Tensor:
+        """Return (T, H) from the heads' output and the layer's input, both (T, H)."""
         hidden = self.attention_norm(hidden + self.dropout(self.attention_output(context)))
         inner = activate(self.intermediate(hidden), self.activation)
         out: Tensor = self.output_norm(hidden + self.dropout(self.output(inner)))

@@ -73,10 +73,15 @@ def pick_precision(name: str, device: torch.device, hidden_size: int) -> torch.d
     """Return the matrix products' type; ``auto`` times a product of this width in both for a moment.
 
     bfloat16 on a processor without its instructions is several times slower than float32, so it is never
-    taken for granted.
+    taken for granted. float16 works on a CPU too, slowly: to try it.
+
+    Raises:
+        InputError: the device has no float16 with a scaled loss.
     """
+    if name == "float16" and device.type not in ("cuda", "cpu"):
+        raise InputError(f"--precision float16 works on cuda, not on {device.type}; try bfloat16 or float32")
     if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     usual = _time_product(torch.float32, device, hidden_size)
     # Converting weights and activations back and forth costs too: bfloat16 must win clearly.
     short = _time_product(torch.bfloat16, device, hidden_size, hopeless=2 * usual)
@@ -94,8 +99,8 @@ def _time_product(dtype: torch.dtype, device: torch.device, hidden_size: int, ho
             break
         start = time.perf_counter()
         F.linear(inputs, weight)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
-from bertsmith.errors import LostProcessError
+from bertsmith.errors import InputError, LostProcessError
 
 if TYPE_CHECKING:
     from torch.nn.parallel import DistributedDataParallel
@@ -77,6 +77,16 @@ class Processes:
         found: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(found, value)
         return found
+
+    def dealt(self, items: Sequence[Value], *, evenly: bool) -> list[tuple[Value, bool]]:
+        """Return this process's share of ``items``, and whether each counts.
+
+        With ``evenly`` every process gets as many, some the first item once more, which then does not count: where all
+        have to take part in each of them.
+        """
+        own = [(item, True) for item in items[self.rank :: self.size]]
+        missing = -(-len(items) // self.size) - len(own) if evenly else 0
+        return own + [(items[0], False)] * missing
 
     def parts(self, wanted: int) -> int:
         """Return into how many micro-batches a step is cut: at least ``wanted``, and equally many a process."""
@@ -142,16 +152,21 @@ class SummedLosses(nn.Module):
 def in_parallel(
     model: nn.Module, objective: Objective, processes: Processes, sample: Batch
 ) -> DistributedDataParallel | None:
-    """Return the model as one that adds up its gradients over all processes; None for a process alone.
+    """Return the model as one that adds up its gradients over all processes; None where it does so itself or is alone.
 
     All processes have the first one's weights from here on. Whether the objective leaves parameters out (a pooler that
     nobody asks for), for which the engine must look in every step, is found out with ``sample``, a batch on the
     model's device.
+
+    Raises:
+        InputError: there is no engine for this kind of device.
     """
-    if processes.size == 1:
+    if processes.size == 1 or hasattr(model, "reshard"):
         return None
     from torch.nn.parallel import DistributedDataParallel
 
+    if sample.token_ids.device.type not in ("cpu", "cuda"):
+        raise InputError(f"several processes work on cuda and cpu, not on {sample.token_ids.device.type}")
     torch.stack(list(objective.sums(model, sample).values())).sum().backward()  # type: ignore[no-untyped-call]
     leaves_some_out = any(p.requires_grad and p.grad is None for p in model.parameters())
     model.zero_grad(set_to_none=True)
