@@ -15,7 +15,14 @@ from bertsmith.batch import Batch, pack
 from bertsmith.config import ModelConfig, OptimizerSettings
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.training.budget import Budget, measure_step
-from bertsmith.training.loop import Progress, StopRequest, accumulate_gradients, dropout_seed, train
+from bertsmith.training.loop import (
+    Progress,
+    StopRequest,
+    accumulate_gradients,
+    dropout_seed,
+    metrics_entry,
+    train,
+)
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.schedule import fixed
 from bertsmith.training.session import objective as _objective
@@ -159,3 +166,61 @@ def test_a_budget_follows_the_speed_and_ends(monkeypatch: pytest.MonkeyPatch) ->
     assert 49 <= progress.step <= 51
     assert progress.schedule.learning_rate(progress.step - 1) < 0.1
     assert len(progress.schedule.segments) <= 52
+
+
+def _forever(seed: int) -> Iterator[list[Batch]]:
+    while True:
+        yield [together(sequences(seed))]
+
+
+def test_float16_scales_the_loss_and_skips_what_overflows() -> None:
+    """At a factor of 2^25 a gradient is above 65,504; the factor is halved until it fits, and doubled after 3 steps."""
+    model, settings = tiny(0.0), OptimizerSettings()
+    optimizer = make_optimizer(model, settings)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {
+        "scale": 2.0**25,
+        "growth_factor": 2.0,
+        "backoff_factor": 0.5,
+        "growth_interval": 3,
+        "_growth_tracker": 0,
+    }
+    progress = Progress(fixed(3e-3, 0.1, 60), loss_scale=state)
+    steps = train(
+        model, optimizer, progress, _forever(3), _objective(True),
+        settings=settings, device=CPU, dtype=torch.float16, seed=0,
+    )  # fmt: skip
+    first = next(steps)
+    assert first.overflow == 2.0**25
+    assert first.refusal is None
+    assert metrics_entry(first, progress)["kind"] == "skipped"
+    assert "33,554,432" in metrics_entry(first, progress)["reason"]
+    assert progress.loss_scale["scale"] == 2.0**24
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    reports = [first, *steps]
+    # More steps than may be bad in a row.
+    assert sum(r.overflow is not None for r in reports) > 10
+    assert progress.refused == 0
+    good = [r for r in reports if r.overflow is None]
+    assert good[-1].loss < 0.5 * good[0].loss
+    assert all(r.grad_norm < 1e3 for r in good)
+
+
+def test_a_gradient_that_no_scale_helps_is_a_bad_step() -> None:
+    model, settings = tiny(0.0), OptimizerSettings()
+    objective = _objective(True)
+
+    def sums(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        # A finite loss with an infinite gradient.
+        return {name: value + (value - value.detach()).sqrt() for name, value in objective.sums(model, batch).items()}
+
+    progress = Progress(fixed(3e-3, 0.1, 60), loss_scale={**torch.amp.GradScaler("cpu").state_dict(), "scale": 2.0})
+    steps = train(
+        model, make_optimizer(model, settings), progress, _forever(3), replace(objective, sums=sums),
+        settings=settings, device=CPU, dtype=torch.float16, seed=0,
+    )  # fmt: skip
+    skipped, bad = next(steps), next(steps)
+    assert (skipped.overflow, skipped.refusal) == (2.0, None)
+    assert bad.overflow is None
+    assert "norm" in str(bad.refusal)
+    assert progress.refused == 1

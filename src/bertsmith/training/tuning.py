@@ -44,6 +44,8 @@ Weights = dict[str, Tensor]
 
 # Section 3.2 tunes for 3 epochs. Few rows need more of them (Zhang et al. 2021, section 6): see ``min_steps``.
 _EPOCHS = 3
+# What a seed's state has of the loop's progress.
+_OF_THE_LOOP = ("step", "tokens", "seconds", "recent", "refused", "loss_scale")
 # A run with many epochs is evaluated about so often.
 _EVALUATIONS = 10
 
@@ -73,7 +75,7 @@ class SeedState:
         tuned: what was chosen on dev then.
         collapsed: whether all dev rows got the same answer then.
         worse: evaluations since then.
-        loss_scale: the state of the loss's scale, in float16.
+        recent, refused, loss_scale: as in the loop's progress.
     """
 
     seed: int
@@ -85,6 +87,8 @@ class SeedState:
     tuned: dict[str, Any] = field(default_factory=dict)
     collapsed: bool = False
     worse: int = 0
+    recent: list[float] = field(default_factory=list)
+    refused: int = 0
     loss_scale: dict[str, float] = field(default_factory=dict)
 
 
@@ -180,7 +184,7 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
         load_optimizer(checkpoint, model, optimizer)
     total = session.total_steps
     schedule = fixed(settings.learning_rate, settings.warmup, total)
-    progress = Progress(schedule, state.step, state.tokens, state.seconds, loss_scale=state.loss_scale)
+    progress = Progress(schedule, **{name: getattr(state, name) for name in _OF_THE_LOOP})
     steps = train(
         model,
         optimizer,
@@ -195,8 +199,8 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
     )
     with session.log.progress(f"fine-tuning, seed {state.seed}", total - state.step, "steps") as advance:
         for report in steps:
-            state.step, state.tokens, state.seconds = progress.step, progress.tokens, progress.seconds
-            state.loss_scale = progress.loss_scale
+            for name in _OF_THE_LOOP:
+                setattr(state, name, getattr(progress, name))
             _record(session, {"seed": state.seed, **metrics_entry(report, progress)} | _rows(session, state, report))
             advance(1, loss=f"{report.loss:.3f}")
             if report.refusal is not None:
