@@ -136,6 +136,38 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert output.read_bytes() == whole.read_bytes()
 
 
+def test_two_processes_go_on_to_the_same_bytes(
+    tmp_path: Path, model: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stretches of 512 texts: one is done alone, three are shared, so that one process has one more than the other."""
+    lines, whole, output = tmp_path / "many.txt", tmp_path / "whole.npy", tmp_path / "out.npy"
+    lines.write_text("\n".join((texts * 2)[:2000]) + "\n", encoding="utf-8")
+    embed(settings(model, lines, whole, tokens=True), QUIET)
+    adding, added = Spool.add, []
+
+    def interrupted(self: Spool, vectors: object) -> None:
+        if added:
+            raise KeyboardInterrupt
+        added.append(1)
+        adding(self, vectors)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed_module, "_COMMIT_SECONDS", 0.0)
+        patch.setattr(Spool, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            embed(settings(model, lines, output, tokens=True), QUIET)
+    progress = json.loads((work_directory(output) / "progress.json").read_text(encoding="utf-8"))
+    assert progress["texts"] == 512
+    embed(settings(model, lines, output, tokens=True, threads=1, devices=2), QUIET)
+    for name in ("", ".starts.npy", ".token_ids.npy"):
+        assert Path(f"{output}{name}").read_bytes() == Path(f"{whole}{name}").read_bytes()
+
+
+def test_several_processes_cannot_share_standard_input(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(InputError, match="one process, not by 2"):
+        embed(settings(model, Path("-"), tmp_path / "out.npy", devices=2), QUIET)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path: Path, model: Path, texts: list[str], kind: str) -> None:
     lines, whole, output = tmp_path / "many.txt", tmp_path / f"whole.{kind}", tmp_path / f"out.{kind}"

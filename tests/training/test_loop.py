@@ -30,13 +30,13 @@ from bertsmith.training.session import objective as _objective
 CPU = torch.device("cpu")
 
 
-def tiny(dropout: float) -> PretrainingModel:
+def tiny(dropout: float, hidden_size: int = 20) -> PretrainingModel:
     torch.manual_seed(6)
     return PretrainingModel(
         ModelConfig(
             vocab_size=41,
             num_hidden_layers=2,
-            hidden_size=20,
+            hidden_size=hidden_size,
             num_attention_heads=2,
             intermediate_size=33,
             max_position_embeddings=19,

@@ -200,8 +200,8 @@ def test_torchrun_starts_a_lost_run_again(store: TokenStore, tmp_path: Path) -> 
     np.testing.assert_allclose(numbers(settings.output), numbers(whole.output), rtol=1e-5)
 
 
-def test_evaluation_is_shared(run: Path, tmp_path: Path) -> None:
-    """Scores of two processes under torchrun are those of one, written once."""
+def test_evaluation_and_prediction_are_shared(run: Path, tmp_path: Path) -> None:
+    """Scores of two processes under torchrun and predictions of two under accelerate are those of one, written once."""
     rows = write_rows(tmp_path / "rows.csv", 11, 3)
     tuned = tmp_path / "tuned"
     finetune(
@@ -217,6 +217,17 @@ def test_evaluation_is_shared(run: Path, tmp_path: Path) -> None:
         subprocess.run([sys.executable, *how, *words], capture_output=True, text=True, check=True)
         found.append(json.loads((tmp_path / name / "scores.json").read_text(encoding="utf-8"))["metrics"])
     assert found[0] == pytest.approx(found[1])
+    pytest.importorskip("accelerate")
+    # The machine that tests run on need not have a GPU; accelerate looks at the option alone.
+    engine = ["-m", "accelerate.commands.launch", *"--multi_gpu --num_processes 2 --main_process_port 0 -m".split()]
+    predicted = []
+    for name, how in (("one", ["-m"]), ("two", engine)):
+        path = tmp_path / f"{name}.jsonl"
+        words = ["bertsmith", "predict", str(tuned), "--input", str(rows), "-o", str(path)]
+        subprocess.run([sys.executable, *how, *words], capture_output=True, text=True, check=True)
+        predicted.append([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    assert len(predicted[0]) == 11
+    assert predicted[0] == predicted[1]
 
 
 def test_an_error_of_the_user_comes_through(store: TokenStore, tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from bertsmith import files
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 from bertsmith.feature_config import EmbedSettings
-from bertsmith.features.encoder import Encoder, Text
+from bertsmith.features.encoder import Encoder, Text, Vectors
 from bertsmith.features.formats import Finished, companions, format_of, how_to_read, write_output
 from bertsmith.features.inputs import TextDigest, count_inputs, input_identity, read_inputs
 from bertsmith.features.spool import Progress, begin, begin_output, has_begun_output, open_spool, remove, work_directory
 from bertsmith.training.device import set_up_process
+from bertsmith.training.launch import is_started_by_an_engine, launch
+from bertsmith.training.processes import Processes, joined, refuse_standard_input
 
 _COMMIT_SECONDS = 5.0
 
@@ -26,16 +28,31 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
     Row n of the output is the n-th row or line of the input. A parquet file has a column ``vector``, of tokens the
     columns ``token_ids`` and ``vectors``; safetensors ``vectors``, of tokens also ``starts`` and ``token_ids``; npy the
     vectors alone, with the others in files beside it. What is done is kept in ``OUTPUT.partial/``: the same command
-    goes on after a stop and gives the same bytes.
+    goes on after a stop and gives the same bytes. Started by torchrun or accelerate, or with ``devices``, several
+    processes share the texts; the bytes do not depend on it.
 
     Raises:
         InputError: the model, a setting or the input cannot be used, the output exists, or unfinished work of another
             command stands beside it.
+        LostProcessError: another of several processes ended.
     """
     log = log or Log(settings.quiet)
+    if settings.devices > 1 and not is_started_by_an_engine():
+        refuse_standard_input(settings.input, settings.devices)
+        made: Path = launch(embed, settings, log)
+        return made
+    with joined() as processes:
+        return _embed(settings, processes, log if processes.is_first else Log(mute=True))
+
+
+def _embed(settings: EmbedSettings, processes: Processes, log: Log) -> Path:
+    """Do what :func:`embed` does, in one of its processes; the first one writes."""
     output, kind = settings.output, format_of(settings.output, settings.format)
-    _check_output(settings, kind)
-    total = count_inputs(settings)
+    refuse_standard_input(settings.input, processes.size)
+    total = None
+    if processes.is_first:
+        _check_output(settings, kind)
+        total = count_inputs(settings)
     threads = set_up_process(settings.threads)
     encoder = Encoder.load(
         settings.model,
@@ -52,14 +69,17 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
         f"vectors of {encoder.width:,} numbers: layers {', '.join(map(str, recipe.layers.numbers))} "
         f"({recipe.layers.joined}), {'every token' if settings.tokens else recipe.pooling}"
         f"{', scaled to length 1' if recipe.normalize else ''}; at most {recipe.max_length} tokens; "
-        f"{encoder.device}, float32, {threads} threads"
+        f"{encoder.device}, float32, {processes.several}{threads} threads"
     )
+    if not processes.is_first:
+        _help(settings, encoder, processes)
+        return output
     job = _job(settings, encoder, kind)
     work = work_directory(output)
     with files.only_writer(work):
-        done = begin(work, job, overwrite=settings.overwrite)
+        done = processes.share(begin(work, job, overwrite=settings.overwrite))
         try:
-            done = _encode(settings, encoder, done, total, log)
+            done = _encode(settings, encoder, done, total, processes, log)
         except KeyboardInterrupt:
             log.say(f"stopped; what is done is in {work}. The same command goes on.")
             raise
@@ -79,7 +99,30 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
     return output
 
 
-def _encode(settings: EmbedSettings, encoder: Encoder, done: Progress, total: int | None, log: Log) -> Progress:
+def _help(settings: EmbedSettings, encoder: Encoder, processes: Processes) -> None:
+    """Encode this process's share of the texts that are not done yet for the first process."""
+    done: Progress = processes.share(None)
+    texts = read_inputs(settings)
+    _skip(texts, done, TextDigest(), settings.input)
+    for _ in _stretches(settings, encoder, texts, processes):
+        pass
+
+
+def _stretches(
+    settings: EmbedSettings, encoder: Encoder, texts: Iterator[Text], processes: Processes
+) -> Iterator[Vectors]:
+    """Yield the vectors of all texts in their order, in the first process; the others give theirs, and get nothing."""
+    own = encoder.stream(texts, tokens=settings.tokens, first=processes.rank, step=processes.size)
+    while True:
+        part = next(own, None)
+        if not processes.any(part is not None):
+            return
+        yield from (found for found in processes.collected(part) if found is not None)
+
+
+def _encode(
+    settings: EmbedSettings, encoder: Encoder, done: Progress, total: int | None, processes: Processes, log: Log
+) -> Progress:
     """Encode the texts that are not done yet and return the progress at the end."""
     work = work_directory(settings.output)
     if done.texts:
@@ -95,7 +138,7 @@ def _encode(settings: EmbedSettings, encoder: Encoder, done: Progress, total: in
         begun = committed = time.monotonic()
         before = done.tokens
         taken: list[Text] = []
-        for part in encoder.stream(_noted(texts, taken), tokens=settings.tokens):
+        for part in _stretches(settings, encoder, _noted(texts, taken), processes):
             spool.add(part)
             for text in taken[: len(part.lengths)]:
                 digest.add(text)

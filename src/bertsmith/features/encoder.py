@@ -180,7 +180,9 @@ class Encoder:
             done += len(part.lengths)
         return out
 
-    def stream(self, texts: Iterable[Text], *, tokens: bool = False) -> Iterator[Vectors]:
+    def stream(
+        self, texts: Iterable[Text], *, tokens: bool = False, first: int = 0, step: int = 1
+    ) -> Iterator[Vectors]:
         """Encode texts or pairs as they come, in order; memory holds three stretches of some hundred at a time.
 
         On a CPU each thread encodes batches by itself, so that results do not depend on their number.
@@ -188,11 +190,13 @@ class Encoder:
         Args:
             texts: any number of them.
             tokens: give the vectors of all tokens instead of one a text.
+            first: the first stretch to encode; those before it are passed over.
+            step: how many stretches on the next one is, so that several processes can share them.
 
         Raises:
             InputError: something is not a text; the message names its number, counted from 1.
         """
-        windows = self._windows(texts, tokens)
+        windows = itertools.islice(self._windows(texts, tokens), first, None, step)
         with _workers(self.threads if self.device.type == "cpu" else 1) as workers:
             ahead = self._ahead(workers, windows)
             under_way: deque[_UnderWay] = deque()

@@ -69,7 +69,7 @@ class Bert(nn.Module):
             )
         if wanted is not None and all_layers:
             raise ValueError("all_layers gives every token; wanted cannot leave some out")
-        plan = plan_attention(batch.sequence_starts, batch.token_ids.device, self.config.is_decoder)
+        plan = plan_attention(batch.sequence_starts, batch.token_ids.device, self.config.is_decoder, batch.max_length)
         # A token that sees only those before it tells of the whole sequence where it is the last.
         summing = batch.sequence_starts[1:] - 1 if self.config.is_decoder else batch.sequence_starts[:-1]
         hidden = self.embeddings(batch)

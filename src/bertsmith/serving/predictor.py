@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from bertsmith.tasks.task import Facts, Prediction, Source
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.apply import apply_model
 from bertsmith.training.device import pick_device, set_up_process
+from bertsmith.training.launch import is_started_by_an_engine, launch
+from bertsmith.training.processes import ALONE, Processes, joined, refuse_standard_input
 
 _CHUNK = 1024
 
@@ -70,17 +73,18 @@ class Predictor:
             raise InputError(f"{type(inputs).__name__} is not a text; expected a string or a list of them")
         return list(self.stream(inputs))
 
-    def stream(self, inputs: Iterable[Any]) -> Iterator[Prediction]:
-        """Predict inputs as they come, in order; memory holds a thousand at a time.
+    def stream(self, inputs: Iterable[Any], processes: Processes = ALONE) -> Iterator[Prediction]:
+        """Predict inputs as they come, in order; memory holds a thousand at a time, for each of several processes.
 
         Raises:
             InputError: as in a call; the message names the number of the input, counted from 1.
         """
         numbered = enumerate(inputs, start=1)
-        while chunk := list(itertools.islice(numbered, _CHUNK)):
+        # Several processes share the batches of a chunk, and each gets all that comes out.
+        while chunk := list(itertools.islice(numbered, _CHUNK * processes.size)):
             rows = self.task.rows(chunk, self.facts)
             examples = self.task.encode(rows, self.facts, self.tokenizer)
-            outputs = apply_model(self.model, self.task, examples, self.facts, self.device, torch.float32)
+            outputs = apply_model(self.model, self.task, examples, self.facts, self.device, torch.float32, processes)
             yield from self.task.predict(outputs, examples, rows, self.facts)
 
 
@@ -106,12 +110,25 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
 
     Memory is flat in the number of rows. A file is read once before the first prediction, so that a row that
     cannot be used is found at once and not after hours. The n-th line of the output is the n-th input: an
-    empty line is an error and not skipped.
+    empty line is an error and not skipped. Started by torchrun or accelerate, or with ``devices``, several processes
+    share the work.
 
     Raises:
         InputError: the model or the input cannot be used; an output file appears only when it is whole.
+        LostProcessError: another of several processes ended.
     """
     log = log or Log(settings.quiet)
+    if settings.devices > 1 and not is_started_by_an_engine():
+        refuse_standard_input(settings.input, settings.devices)
+        summary: PredictionSummary = launch(predict_file, settings, log)
+        return summary
+    with joined() as processes:
+        return _predict_file(settings, processes, log if processes.is_first else Log(mute=True))
+
+
+def _predict_file(settings: PredictSettings, processes: Processes, log: Log) -> PredictionSummary:
+    """Do what :func:`predict_file` does, in one of its processes; the first one writes."""
+    refuse_standard_input(settings.input, processes.size)
     check_output(settings.output, None if str(settings.input) == "-" else settings.input)
     set_up_process(0)
     predictor = Predictor(settings.model, settings.device)
@@ -119,8 +136,9 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
     writer = writer_of(settings, predictor.task, predictor.facts, source)
     total = None if source.is_stdin else sum(1 for _ in writer.inputs())
     rows = truncated = 0
-    with output_file(settings.output) as out, log.progress("predicting", total, "texts") as advance:
-        for prediction in predictor.stream(writer.inputs()):
+    path = settings.output if processes.is_first else Path(os.devnull)
+    with output_file(path) as out, log.progress("predicting", total, "texts") as advance:
+        for prediction in predictor.stream(writer.inputs(), processes):
             out.write(writer.text(prediction))
             rows += 1
             truncated += prediction.truncated > 0

@@ -137,8 +137,9 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
             held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)
         run = load_run_state(checkpoint, weights=holds_weights) if checkpoint else RunState([SeedState(settings.seed)])
-        several = f"{processes.size} processes of " if processes.size > 1 else ""
-        log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {several}{threads} threads")
+        log.say(
+            f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {processes.several}{threads} threads"
+        )
         disk = Disk(settings.output, log, settings.when_full == "wait", lambda: stop.requested)
         metrics = None
         if processes.is_first:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -49,6 +50,11 @@ class Processes:
         """Whether this is the process that speaks, and writes files."""
         return self.rank == 0
 
+    @property
+    def several(self) -> str:
+        """How many they are, for a message that goes on with the threads of each: nothing for a process alone."""
+        return f"{self.size} processes of " if self.size > 1 else ""
+
     def sums(self, values: Sequence[float]) -> list[float]:
         """Return each value summed over all processes (in float64); every process must ask."""
         if self.size == 1:
@@ -77,6 +83,14 @@ class Processes:
         found: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(found, value)
         return found
+
+    def collected(self, value: Value) -> list[Value]:
+        """Return the values of all processes, by rank, in the first one, and nothing in the others; all must ask."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] | None = [None] * self.size if self.is_first else None
+        torch.distributed.gather_object(value, found)
+        return found or []
 
     def dealt(self, items: Sequence[Value], *, evenly: bool) -> list[tuple[Value, bool]]:
         """Return this process's share of ``items``, and whether each counts.
@@ -173,6 +187,16 @@ def in_parallel(
     return DistributedDataParallel(
         SummedLosses(model, objective), find_unused_parameters=leaves_some_out, gradient_as_bucket_view=True
     )
+
+
+def refuse_standard_input(path: Path, size: int) -> None:
+    """Refuse to share what only one process can read.
+
+    Raises:
+        InputError: ``path`` is ``-``, and there are several processes.
+    """
+    if size > 1 and str(path) == "-":
+        raise InputError(f"standard input is read by one process, not by {size}; give a file")
 
 
 def local_share(available: int) -> int:
