@@ -61,5 +61,6 @@ def attend(
     tokens, hidden_size = query_key_value.shape[0], query_key_value.shape[1] // 3
     query, key, value = query_key_value.view(tokens, 3, num_heads, hidden_size // num_heads).unbind(1)
     window = (-1, 0) if left_to_right else (-1, -1)
-    out: Tensor = varlen_attn(query, key, value, sequence_starts, sequence_starts, longest, longest, window_size=window)
+    out = varlen_attn(query, key, value, sequence_starts, sequence_starts, longest, longest, window_size=window)
+    assert isinstance(out, Tensor)
     return out.reshape(tokens, hidden_size)
