@@ -179,7 +179,7 @@ class PrepareSettings(CorpusSettings):
         None, description="Lower-casing for a bare vocab.txt, which does not say; otherwise leave it out."
     )
     shard_tokens: int = Field(20_000_000, ge=1000, description="Tokens in a shard file, roughly.")
-    workers: int = Field(0, ge=0, description="Processes; 0 takes as many as the machine has cores.")
+    workers: int = Field(0, ge=0, description="Processes; 0 takes what the machine's quota of CPUs allows.")
 
 
 SIZES: dict[str, tuple[int, int, int]] = {

@@ -224,3 +224,24 @@ def test_a_gradient_that_no_scale_helps_is_a_bad_step() -> None:
     assert bad.overflow is None
     assert "norm" in str(bad.refusal)
     assert progress.refused == 1
+
+
+def test_compiled_layers_take_any_number_of_tokens() -> None:
+    """One graph for all layers and lengths, and what comes out is the same."""
+    from torch._dynamo.utils import counters
+
+    plain, compiled = tiny(0.0), tiny(0.0)
+    compiled.bert.compile_layers(backend="aot_eager")
+    counters.clear()
+    for count in (3, 5, 4, 7):
+        found = []
+        for model in (plain, compiled):
+            model.zero_grad()
+            losses = accumulate_gradients(
+                model, [together(sequences(count, count))], _objective(True), 0, CPU, torch.float32, 0
+            )
+            found.append([*losses.values(), *(p.grad.norm() for p in model.parameters() if p.grad is not None)])
+        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    assert compiled.state_dict().keys() == plain.state_dict().keys()

@@ -23,10 +23,11 @@ from bertsmith.errors import InputError
 from bertsmith.features.layers import token_vectors
 from bertsmith.features.pooling import pool
 from bertsmith.features.recipe import PoolingChoice, Recipe, make_recipe
+from bertsmith.machine import cpu_quota
 from bertsmith.model.bert import Bert
 from bertsmith.model.weights import model_directory, read_info
 from bertsmith.text.tokenizer import Tokenizer, fit
-from bertsmith.training.device import cpu_quota, pick_device
+from bertsmith.training.device import pick_device
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import os
 import time
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from bertsmith.errors import InputError
+from bertsmith.machine import cpu_quota
 from bertsmith.training.processes import local_gpu, local_share
 
 # From glibc's malloc.h.
@@ -37,16 +36,6 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {name!r} cannot be used here: {reason}") from None
     return device
-
-
-def cpu_quota() -> int:
-    """Return how many CPUs this process may use: its affinity, and its control group's quota if lower."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return affinity if quota == "max" else max(1, min(affinity, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return affinity
 
 
 def set_up_process(threads: int) -> int:
