@@ -207,6 +207,21 @@ def only_writer(directory: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def only_writer_of(path: Path) -> Iterator[None]:
+    """Hold a directory that takes its name when it is whole, as :func:`only_writer` does, by a place beside it.
+
+    Raises:
+        InputError: another process holds it, or nothing can be written there.
+    """
+    holding = path.with_name(f".{path.name}.writing")
+    with only_writer(holding):
+        try:
+            yield
+        finally:
+            shutil.rmtree(holding, ignore_errors=True)
+
+
 def _files_below(directory: Path) -> list[str]:
     return sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file() and p.name != CHECKSUMS)
 

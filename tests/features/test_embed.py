@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -133,6 +134,34 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     monkeypatch.setattr("bertsmith.console._console", lambda: Console(file=log, width=200))
     embed(settings(model, lines, output, tokens=tokens, threads=1))
     assert f"goes on after {progress['texts']:,} texts" in log.getvalue()
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_full_disk_keeps_what_is_done(
+    tmp_path: Path, model: Path, lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, output = tmp_path / "whole.npy", tmp_path / "out.npy"
+    embed(settings(model, lines, whole), QUIET)
+    monkeypatch.setattr(embed_module, "_COMMIT_SECONDS", 0.0)
+    adding, added = Spool.add, []
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full_later(self: Spool, vectors: object) -> None:
+        adding(self, vectors)  # type: ignore[arg-type]
+        added.append(1)
+        if len(added) == 2:
+            full()
+
+    for place, name, action in ((Spool, "add", full_later), (embed_module, "write_output", full)):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, action)
+            with pytest.raises(InputError, match=r"disk is full \(104 kB of vectors are written twice, .*B free\)"):
+                embed(settings(model, lines, output), QUIET)
+        assert not output.exists()
+        assert json.loads((work_directory(output) / "progress.json").read_text(encoding="utf-8"))["texts"] >= 512
+    embed(settings(model, lines, output), QUIET)
     assert output.read_bytes() == whole.read_bytes()
 
 

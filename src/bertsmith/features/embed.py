@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from bertsmith.features.formats import Finished, companions, format_of, how_to_r
 from bertsmith.features.inputs import TextDigest, count_inputs, input_identity, read_inputs
 from bertsmith.features.spool import Progress, begin, begin_output, has_begun_output, open_spool, remove, work_directory
 from bertsmith.training.device import set_up_process
+from bertsmith.training.disk import is_full
 from bertsmith.training.launch import is_started_by_an_engine, launch
 from bertsmith.training.processes import Processes, joined, refuse_standard_input
 
@@ -83,12 +85,17 @@ def _embed(settings: EmbedSettings, processes: Processes, log: Log) -> Path:
         except KeyboardInterrupt:
             log.say(f"stopped; what is done is in {work}. The same command goes on.")
             raise
+        except OSError as error:
+            raise _full(error, work, encoder, settings.tokens, total) from error
         if not done.texts:
             remove(work)
             raise InputError("holds no text; expected at least one", path="standard input")
         finished = Finished(work, done.texts, done.tokens if settings.tokens else None, encoder.width, job)
-        begin_output(work)
-        write_output(finished, output.resolve(), kind)
+        try:
+            begin_output(work)
+            write_output(finished, output.resolve(), kind)
+        except OSError as error:
+            raise _full(error, work, encoder, settings.tokens, total) from error
         remove(work)
     if done.truncated:
         log.warn(f"{done.truncated:,} of {done.texts:,} texts were longer than {recipe.max_length} tokens and were cut")
@@ -97,6 +104,19 @@ def _embed(settings: EmbedSettings, processes: Processes, log: Log) -> Path:
         log.say(f"beside it: {path}")
     log.say(f"next, in Python: {how_to_read(output, kind)}")
     return output
+
+
+def _full(error: OSError, work: Path, encoder: Encoder, tokens: bool, total: int | None) -> OSError | InputError:
+    """Return what to say of an error in writing: with figures, where the disk is full."""
+    if not is_full(error):
+        return error
+    size = 4 * encoder.width * total if total and not tokens else 0
+    needed = f"{human(size)}B of vectors are written twice, " if size else ""
+    free = human(shutil.disk_usage(work).free)
+    return InputError(
+        f"the disk is full ({needed}{free}B free). What is done is whole; make room, and the same command goes on",
+        path=work,
+    )
 
 
 def _help(settings: EmbedSettings, encoder: Encoder, processes: Processes) -> None:
