@@ -15,18 +15,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from bertsmith.config import PretrainSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
-from bertsmith.task_config import ClassifySettings
+from bertsmith.model.weights import load_pretraining_model
+from bertsmith.serving.evaluating import evaluate
+from bertsmith.serving.predictor import predict_file
+from bertsmith.task_config import ClassifySettings, EvaluateSettings, PredictSettings
 from bertsmith.text.store import TokenStore
 from bertsmith.training.checkpoint import read_metrics
+from bertsmith.training.device import pick_precision
 from bertsmith.training.finetune import finetune
+from bertsmith.training.launch import launch
 from bertsmith.training.pretrain import pretrain
 from bertsmith.training.processes import Processes
+from bertsmith.training.sharding import shard
 from tests.conftest import tiny_run
+from tests.training.large import Devices, large_result
 from tests.training.test_finetune import write_rows
 
 QUIET = Log(quiet=True)
@@ -210,29 +218,55 @@ def test_evaluation_and_prediction_are_shared(run: Path, tmp_path: Path) -> None
         ),
         QUIET,
     )
-    engine = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    found = []
-    for name, how in (("one", ["-m"]), ("two", engine)):
-        words = ["bertsmith", "evaluate", str(tuned), "--input", str(rows), "-o", str(tmp_path / name)]
-        subprocess.run([sys.executable, *how, *words], capture_output=True, text=True, check=True)
-        found.append(json.loads((tmp_path / name / "scores.json").read_text(encoding="utf-8"))["metrics"])
-    assert found[0] == pytest.approx(found[1])
+    said = tmp_path / "two"
+    alone = evaluate(EvaluateSettings(model=tuned, input=rows), QUIET)
+    words = ["bertsmith", "evaluate", str(tuned), "--input", str(rows), "-o", str(said)]
+    shared(["torch.distributed.run", "--standalone", "--nproc-per-node", "2"], words)
+    found = json.loads((said / "scores.json").read_text(encoding="utf-8"))["metrics"]
+    assert found == pytest.approx(alone.metrics)
+
     pytest.importorskip("accelerate")
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    assert predict_file(PredictSettings(model=tuned, input=rows, output=one), QUIET).rows == 11
+    words = ["bertsmith", "predict", str(tuned), "--input", str(rows), "-o", str(two)]
     # The machine that tests run on need not have a GPU; accelerate looks at the option alone.
-    engine = ["-m", "accelerate.commands.launch", *"--multi_gpu --num_processes 2 --main_process_port 0 -m".split()]
-    predicted = []
-    for name, how in (("one", ["-m"]), ("two", engine)):
-        path = tmp_path / f"{name}.jsonl"
-        words = ["bertsmith", "predict", str(tuned), "--input", str(rows), "-o", str(path)]
-        subprocess.run([sys.executable, *how, *words], capture_output=True, text=True, check=True)
-        predicted.append([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
-    assert len(predicted[0]) == 11
-    assert predicted[0] == predicted[1]
+    shared(["accelerate.commands.launch", *"--multi_gpu --num_processes 2 --main_process_port 0".split()], words)
+    assert two.read_bytes() == one.read_bytes()
+
+
+def shared(engine: list[str], words: list[str]) -> None:
+    """Run a command in the processes that an engine starts."""
+    subprocess.run([sys.executable, "-m", *engine, "-m", *words], capture_output=True, text=True, check=True)
 
 
 def test_an_error_of_the_user_comes_through(store: TokenStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="each of 2 processes needs a sequence"):
         pretrain(same_run(store, tmp_path / "run", devices=2, batch_size=1, micro_batch_size=None), QUIET)
+
+
+def test_a_result_larger_than_a_pipe_holds(tmp_path: Path) -> None:
+    """All say more than the parent takes in before they end."""
+    assert len(launch(large_result, Devices(2), QUIET)) == 1_000_000
+
+
+def test_how_items_are_dealt() -> None:
+    items = [10, 11, 12, 13]
+    assert Processes(0, 3).dealt(items, evenly=False) == [(10, True), (13, True)]
+    assert Processes(2, 3).dealt(items, evenly=False) == [(12, True)]
+    assert Processes(2, 3).dealt(items, evenly=True) == [(12, True), (10, False)]
+    assert Processes(3, 4).dealt(items[:2], evenly=True) == [(10, False)]
+    assert Processes().dealt(items, evenly=True) == [(item, True) for item in items]
+
+
+def test_devices_without_an_engine(alone: Path) -> None:
+    """MPS computes in one process, and not in float16; a CPU has everything, for trying it."""
+    mps = torch.device("mps")
+    with pytest.raises(InputError, match="fsdp works on cuda and cpu, not on mps"):
+        shard(load_pretraining_model(alone), mps, Processes(0, 2))
+    with pytest.raises(InputError, match="float16 works on cuda, not on mps"):
+        pick_precision("float16", mps, 20)
+    assert pick_precision("bfloat16", mps, 20) == torch.bfloat16
+    assert pick_precision("float16", torch.device("cpu"), 20) == torch.float16
 
 
 def test_how_a_step_is_cut() -> None:

@@ -44,11 +44,11 @@ def shard(model: Model, device: torch.device, processes: Processes) -> Model:
     Raises:
         InputError: there is no engine for this kind of device.
     """
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--sharding fsdp works on cuda and cpu, not on {device.type}")
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--sharding fsdp works on cuda and cpu, not on {device.type}")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     weights = dict(model.state_dict()) if processes.is_first else {}
