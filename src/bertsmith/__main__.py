@@ -12,10 +12,12 @@ import click
 from bertsmith.catalogue.translate import phrase, translated
 from bertsmith.cli import cli
 from bertsmith.errors import InputError, LostProcessError
+from bertsmith.machine import limit_libraries
 
 
 def main() -> None:
     """Run the command line; exit code 2 for what the user can mend, 130 after Ctrl-C, 1 when another process ended."""
+    limit_libraries()
     for stream in (sys.stdout, sys.stderr):
         # Korean must print under any locale.
         with contextlib.suppress(AttributeError, ValueError):

@@ -179,7 +179,7 @@ class PrepareSettings(CorpusSettings):
         None, description="Lower-casing for a bare vocab.txt, which does not say; otherwise leave it out."
     )
     shard_tokens: int = Field(20_000_000, ge=1000, description="Tokens in a shard file, roughly.")
-    workers: int = Field(0, ge=0, description="Processes; 0 takes as many as the machine has cores.")
+    workers: int = Field(0, ge=0, description="Processes; 0 takes what the machine's quota of CPUs allows.")
 
 
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -245,9 +245,18 @@ class OptimizerSettings(Configuration):
     devices: int = Field(
         1, ge=1, description="Processes to train with on this machine; one a GPU, or the CPUs shared among them."
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="fsdp: each process keeps a part of the weights and moments, for models that one device cannot "
+        "hold; none: each keeps all.",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Arithmetic of the matrix products; auto times both for a moment and takes the faster.",
+        description="Arithmetic of the matrix products; auto times float32 and bfloat16 for a moment and takes the "
+        "faster. float16, with its loss scaled, is for old GPUs.",
+    )
+    compile: bool = Field(
+        False, description="Compile what follows attention in each layer by torch.compile; the first steps take longer."
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes what the machine's quota allows.")

@@ -164,13 +164,10 @@ def test_every_flipped_byte_is_found(store_path: Path) -> None:
         file = store_path / name
         whole = file.read_bytes()
         for at in rng.integers(0, len(whole), 5).tolist():
-            if name == "checksums.json" and not chr(whole[at]).isalnum():
-                continue
             file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x01]) + whole[at + 1 :])
             with pytest.raises(InputError) as caught:
                 TokenStore.open(store_path)
-            if name != "checksums.json":
-                assert name in str(caught.value)
+            assert name in str(caught.value)
         file.write_bytes(whole)
     TokenStore.open(store_path)
 

@@ -23,18 +23,12 @@ from bertsmith.errors import InputError
 from bertsmith.features.layers import token_vectors
 from bertsmith.features.pooling import pool
 from bertsmith.features.recipe import PoolingChoice, Recipe, make_recipe
+from bertsmith.machine import cpu_quota
 from bertsmith.model.bert import Bert
 from bertsmith.model.inference import fix_weights
 from bertsmith.model.weights import load_tokenizer, model_directory, read_info
 from bertsmith.text.tokenizer import Tokenizer, fit
-from bertsmith.training.device import (
-    PrecisionChoice,
-    autocast,
-    cpu_quota,
-    pick_device,
-    pick_precision,
-    set_up_thread,
-)
+from bertsmith.training.device import PrecisionChoice, autocast, pick_device, pick_precision, set_up_thread
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts."""
@@ -200,7 +194,9 @@ class Encoder:
             done += len(part.lengths)
         return out
 
-    def stream(self, texts: Iterable[Text], *, tokens: bool = False) -> Iterator[Vectors]:
+    def stream(
+        self, texts: Iterable[Text], *, tokens: bool = False, first: int = 0, step: int = 1
+    ) -> Iterator[Vectors]:
         """Encode texts or pairs as they come, in order; memory holds three stretches of some hundred at a time.
 
         On a CPU each thread encodes batches by itself, so that results do not depend on their number.
@@ -208,11 +204,13 @@ class Encoder:
         Args:
             texts: any number of them.
             tokens: give the vectors of all tokens instead of one a text.
+            first: the first stretch to encode; those before it are passed over.
+            step: how many stretches on the next one is, so that several processes can share them.
 
         Raises:
             InputError: something is not a text; the message names its number, counted from 1.
         """
-        windows = self._windows(texts, tokens)
+        windows = itertools.islice(self._windows(texts, tokens), first, None, step)
         with _workers(self.threads if self.device.type == "cpu" else 1) as workers:
             ahead = self._ahead(workers, windows)
             under_way: deque[_UnderWay] = deque()

@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bertsmith.errors import nearest
+from bertsmith.machine import cpu_quota
 from bertsmith.serve_config import ServeSettings
 from bertsmith.service.metrics import Metrics
 from bertsmith.service.models import Ability, ServedModel
 from bertsmith.service.problems import ProblemError, too_large
 from bertsmith.service.turns import Lane, Turns, Work
 from bertsmith.service.workers import working
-from bertsmith.training.device import cpu_quota
 
 Result = TypeVar("Result")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from bertsmith.tasks.by_name import task_of
 from bertsmith.tasks.task import Examples, Facts, Outputs, Prediction, Source
 from bertsmith.training.apply import apply_model
 from bertsmith.training.device import pick_device, set_up_process
+from bertsmith.training.launch import is_started_by_an_engine, launch
+from bertsmith.training.processes import ALONE, Processes, joined, refuse_standard_input
 
 LongTexts: TypeAlias = Literal["windows", "cut"]
 
@@ -98,15 +101,17 @@ class Predictor:
             raise InputError(f"{type(inputs).__name__} is not a text; expected a string or a list of them")
         return list(self.stream(inputs))
 
-    def stream(self, inputs: Iterable[Any]) -> Iterator[Prediction]:
+    def stream(self, inputs: Iterable[Any], processes: Processes = ALONE) -> Iterator[Prediction]:
         """Predict inputs as they come, in order; memory holds a thousand at a time, or fewer if they are long.
+
+        Several processes share the batches of some thousands, and each gets all that comes out.
 
         Raises:
             InputError: as in a call; the message names the number of the input, counted from 1.
         """
-        for chunk in _chunks(inputs):
+        for chunk in _chunks(inputs, processes.size):
             rows, examples = self.encode(chunk)
-            outputs = apply_model(self.model, self.task, examples, self.facts, self.device, torch.float32)
+            outputs = apply_model(self.model, self.task, examples, self.facts, self.device, torch.float32, processes)
             yield from self.task.predict(outputs, examples, rows, self.facts)
 
     def encode(self, numbered: Sequence[tuple[int, Any]]) -> tuple[Any, Examples]:
@@ -150,14 +155,14 @@ def load(
     return Predictor(Path(directory), device, backend=backend, long_texts=long_texts)
 
 
-def _chunks(inputs: Iterable[Any]) -> Iterator[list[tuple[int, Any]]]:
-    """Yield numbered inputs, as many as are worked on at a time."""
+def _chunks(inputs: Iterable[Any], workers: int) -> Iterator[list[tuple[int, Any]]]:
+    """Yield numbered inputs, as many as ``workers`` processes work on at a time."""
     chunk: list[tuple[int, Any]] = []
     characters = 0
     for number, given in enumerate(inputs, start=1):
         chunk.append((number, given))
         characters += _size(given)
-        if len(chunk) == _CHUNK or characters >= _CHUNK_CHARACTERS:
+        if len(chunk) == _CHUNK * workers or characters >= _CHUNK_CHARACTERS * workers:
             yield chunk
             chunk, characters = [], 0
     if chunk:
@@ -186,12 +191,25 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
 
     Memory is flat in the number of rows. A file is read once before the first prediction, so that a row that
     cannot be used is found at once and not after hours. The n-th line of the output is the n-th input: an
-    empty line is an error and not skipped.
+    empty line is an error and not skipped. Started by torchrun or accelerate, or with ``devices``, several processes
+    share the work.
 
     Raises:
         InputError: the model or the input cannot be used; an output file appears only when it is whole.
+        LostProcessError: another of several processes ended.
     """
     log = log or Log(settings.quiet)
+    if settings.devices > 1 and not is_started_by_an_engine():
+        refuse_standard_input(settings.input, settings.devices)
+        summary: PredictionSummary = launch(predict_file, settings, log)
+        return summary
+    with joined() as processes:
+        return _predict_file(settings, processes, log if processes.is_first else Log(mute=True))
+
+
+def _predict_file(settings: PredictSettings, processes: Processes, log: Log) -> PredictionSummary:
+    """Do what :func:`predict_file` does, in one of its processes; the first one writes."""
+    refuse_standard_input(settings.input, processes.size)
     check_output(settings.output, None if str(settings.input) == "-" else settings.input)
     set_up_process(0)
     directory = model_directory(settings.model)
@@ -208,8 +226,9 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
         log=log,
     )
     rows = truncated = windowed = 0
-    with output_file(settings.output) as out, log.progress("predicting", total, "texts") as advance:
-        for prediction in predictor.stream(writer.inputs()):
+    path = settings.output if processes.is_first else Path(os.devnull)
+    with output_file(path) as out, log.progress("predicting", total, "texts") as advance:
+        for prediction in predictor.stream(writer.inputs(), processes):
             out.write(writer.text(prediction))
             rows += 1
             truncated += prediction.truncated > 0

@@ -15,7 +15,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from bertsmith import files
 from bertsmith.config import PrepareSettings
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
+from bertsmith.machine import cpu_quota
 from bertsmith.text.corpus import Corpus, CorpusDocument, batches, expansion, sample
 from bertsmith.text.partial import JOURNAL, PartialStore, refuse_foreign_directory, writing
 from bertsmith.text.readers import find_files
@@ -135,7 +135,7 @@ def _fill(
     shard_tokens = min(settings.shard_tokens, _MAX_SHARD_TOKENS)
     documents = _skip(corpus.documents(), work.documents_read, log)
     # A process takes a second to start and then learns the words of the text anew: worth it from 10 MB on.
-    workers = settings.workers or max(1, min(_cores(), round((total - corpus.megabytes) / 10)))
+    workers = settings.workers or max(1, min(cpu_quota(), round((total - corpus.megabytes) / 10)))
     with log.progress("preparing", total - corpus.megabytes, "MB") as advance:
         tokens = 0
         for result, megabytes in tokenise_in_order(
@@ -293,10 +293,6 @@ def _write_array(path: Path, array: np.ndarray) -> None:
 def _is_below(path: Path, *directories: Path) -> bool:
     resolved = path.resolve()
     return any(resolved.is_relative_to(d.resolve()) for d in directories)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shown(path: Path) -> str:

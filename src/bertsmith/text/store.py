@@ -237,9 +237,12 @@ class TokenStore:
                 not belong to it. The message names the file.
         """
         path = Path(path)
-        manifest = read_manifest(path)
+        if not (path / files.CHECKSUMS).is_file():
+            # It says what this is not.
+            read_manifest(path)
         if check:
             files.check_directory(path, what="the token store")
+        manifest = read_manifest(path)
         for shard in manifest["shards"]:
             file = path / shard["file"]
             if not file.is_file():

@@ -141,10 +141,13 @@ class Tokenizer:
         """Load the tokenizer of a model, store or vocabulary directory, also of one made by transformers.
 
         Raises:
-            InputError: there is none, or it is not WordPiece with ``##``.
+            InputError: there is none, it is damaged, or it is not WordPiece with ``##``.
         """
         directory = Path(directory)
         path = directory / TOKENIZER_FILE
+        if (directory / files.CHECKSUMS).is_file():
+            own = (TOKENIZER_FILE, VOCAB_FILE, CONFIG_FILE)
+            files.check_directory(directory, what="the tokenizer", only=lambda name: name in own)
         if path.is_file():
             try:
                 backend = tokenizers.Tokenizer.from_file(str(path))

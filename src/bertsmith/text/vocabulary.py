@@ -115,8 +115,13 @@ def learn_vocabulary(settings: VocabularySettings, log: Log | None = None) -> Vo
     Raises:
         InputError: the corpus is empty or unreadable, the size is below the alphabet, or the output is taken.
     """
-    log = log or Log()
     _refuse_foreign_output(settings.output)
+    with files.only_writer_of(settings.output):
+        return _learn(settings, log or Log())
+
+
+def _learn(settings: VocabularySettings, log: Log) -> VocabularyReport:
+    """Do what :func:`learn_vocabulary` does."""
     reading = ReadReport()
     paths = find_files(settings.corpus, settings, reading)
     counter = WordCounter(settings.lowercase, settings.max_words)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import os
 import time
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 
 from bertsmith.errors import InputError
+from bertsmith.machine import cpu_quota
 from bertsmith.training.processes import local_gpu, local_share
 
 # From glibc's malloc.h.
@@ -40,16 +39,6 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {name!r} cannot be used here: {reason}") from None
     return device
-
-
-def cpu_quota() -> int:
-    """Return how many CPUs this process may use: its affinity, and its control group's quota if lower."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return affinity if quota == "max" else max(1, min(affinity, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return affinity
 
 
 def set_up_process(threads: int) -> int:
@@ -79,14 +68,19 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def pick_precision(name: PrecisionChoice, device: torch.device, hidden_size: int) -> torch.dtype:
+def pick_precision(name: PrecisionChoice | Literal["float16"], device: torch.device, hidden_size: int) -> torch.dtype:
     """Return the matrix products' type; ``auto`` times a product of this width in both for a moment.
 
     bfloat16 on a processor without its instructions is several times slower than float32, so it is never
-    taken for granted.
+    taken for granted. float16 works on a CPU too, slowly: to try it.
+
+    Raises:
+        InputError: the device has no float16 with a scaled loss.
     """
+    if name == "float16" and device.type not in ("cuda", "cpu"):
+        raise InputError(f"--precision float16 works on cuda, not on {device.type}; try bfloat16 or float32")
     if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     usual = _time_product(torch.float32, device, hidden_size)
     # Converting weights and activations back and forth costs too: bfloat16 must win clearly.
     short = _time_product(torch.bfloat16, device, hidden_size, hopeless=2 * usual)
@@ -104,8 +98,8 @@ def _time_product(dtype: torch.dtype, device: torch.device, hidden_size: int, ho
             break
         start = time.perf_counter()
         F.linear(inputs, weight)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best
 
