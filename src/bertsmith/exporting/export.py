@@ -80,7 +80,7 @@ def export(settings: ExportSettings, log: Log | None = None) -> ExportResult:
         raise InputError("--int8 needs labelled rows to see what it costs: --check FILE (or --force goes without)")
     material = material_of(settings, subject)
     config = subject.info.config
-    log.say(f"{settings.format} of {subject.directory}: {subject.task.name}, {config.num_hidden_layers} layers")
+    log.say(f"exporting {subject.directory}: {subject.task.name}, {config.num_hidden_layers} layers")
     with torch.inference_mode():
         original = outputs_of(subject.model, subject, material)
     if settings.format == "sentence-transformers":
@@ -284,6 +284,7 @@ def _sentence_model(
                 "versions": _versions(),
             },
         )
-    log.say(f"{settings.output}: {again.recipe.pooling}{', length 1' if again.recipe.normalize else ''}")
+    scaled = ", scaled to length 1" if again.recipe.normalize else ""
+    log.say(f"{settings.output}: an encoder for sentence-transformers, {again.recipe.pooling}{scaled}")
     log.say(f'next, in Python: sentence_transformers.SentenceTransformer("{settings.output}")')
     return found
