@@ -27,6 +27,7 @@ _SUMMARIES = {
     "finetune": "Tune a pre-trained model for a task.",
     "evaluate": "Score a fine-tuned model on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
+    "serve": "Put models behind HTTP, with a page to try them.",
     "embed": "Turn texts into vectors: features for other models.",
     "export": "Write a model for runtimes without torch: ONNX, OpenVINO, sentence-transformers.",
     "compare": "See what BERT is worth on your rows, beside models without it.",
@@ -70,6 +71,7 @@ _STAGES = {
         "predict_file",
         "bertsmith predict tuned --input new.csv -o predictions.jsonl",
     ),
+    "serve": ("serve_config.ServeSettings", "service.serve", "serve", "bertsmith serve tuned run --port 8000"),
     "embed": (
         "feature_config.EmbedSettings",
         "features.embed",

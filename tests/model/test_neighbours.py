@@ -83,7 +83,7 @@ def test_what_stands_there_is_added_to_a_token() -> None:
     look_at_neighbours(bert, [(1,)], np.random.default_rng(2))
     batch = sentence(9)
     with torch.no_grad():
-        embedded = bert.embeddings(batch)
+        embedded = bert.embeddings(batch).exact
         values = bert.layers[0].query_key_value(embedded)[:, -128:][:, :32]  # type: ignore[operator]
         handed = values @ bert.layers[0].attention_output.weight[:, :32].T  # type: ignore[operator, index]
     # The first columns come through by half, the others hardly.

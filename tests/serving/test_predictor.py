@@ -108,6 +108,17 @@ def test_a_prediction_is_the_models_softmax(model: Path, predict: Predictor) -> 
     }
 
 
+def test_examples_of_several_callers_share_a_batch(predict: Predictor) -> None:
+    texts = some_texts(23)
+    steps = [predict.encode(list(enumerate(part, start=1))) for part in (texts[:3], texts[3:4], texts[4:])]
+    batches = [examples.batch(range(len(examples.lengths))) for _, examples in steps]
+    for (rows, examples), outputs in zip(steps, predict.outputs(batches), strict=True):
+        found = predict.task.predict(outputs, examples, rows, predict.facts)
+        for one, other in zip(found, predict(rows.texts), strict=True):
+            assert one.scores == pytest.approx(other.scores, abs=1e-5)
+            assert (one.text, one.label) == (other.text, other.label)
+
+
 def test_company_does_not_matter_and_order_is_kept(predict: Predictor) -> None:
     texts = some_texts(2071)
     together = predict(texts)

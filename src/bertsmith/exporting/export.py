@@ -34,6 +34,7 @@ from bertsmith.exporting.openvino_graph import write_openvino
 from bertsmith.exporting.sentence_layout import write_sentence_model
 from bertsmith.exporting.subject import Subject, load_subject
 from bertsmith.features.encoder import Encoder
+from bertsmith.model.inference import fix_weights
 from bertsmith.model.weights import CONFIG
 from bertsmith.serving.backends import weights_checksum
 from bertsmith.serving.graphs import INPUTS, ONNX_FILE, OPENVINO_FILE, REPORT, Runtime, open_graph, require
@@ -138,6 +139,8 @@ def _graph(
         plain_path, final = Path(name) / ONNX_FILE, Path(name) / f"final-{ONNX_FILE}"
         log.say("tracing the model")
         write_onnx(subject.padded(), plain_path, subject.output_name)
+        # From here on the model is only used, as a predictor uses it: speeds are compared with that.
+        fix_weights(subject.bert, torch.float32)
         models = {"torch": subject.model, f"{runtime} float32": open_graph(plain_path, runtime, threads)}
         if settings.int8:
             log.say("making integers of it")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bertsmith.errors import InputError
 from bertsmith.features.recipe import Recipe
-from bertsmith.model.bert import Bert, Layer, activate
+from bertsmith.model.bert import Bert, Layer
+from bertsmith.model.blocks import activate
 from bertsmith.model.heads import MultipleChoiceModel, SequenceClassifier, SpanModel, TokenClassifier
 
 _FAR_BELOW = -1e9

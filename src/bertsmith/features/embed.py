@@ -46,13 +46,14 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
         tokens=settings.tokens,
         device=settings.device,
         threads=threads,
+        precision=settings.precision,
     )
     recipe = encoder.recipe
     log.say(
         f"vectors of {encoder.width:,} numbers: layers {', '.join(map(str, recipe.layers.numbers))} "
         f"({recipe.layers.joined}), {'every token' if settings.tokens else recipe.pooling}"
         f"{', scaled to length 1' if recipe.normalize else ''}; at most {recipe.max_length} tokens; "
-        f"{encoder.device}, float32, {threads} threads"
+        f"{encoder.device}, {recipe.precision}, {threads} threads"
     )
     job = _job(settings, encoder, kind)
     work = work_directory(output)

@@ -95,13 +95,14 @@ def token_vectors(bert: Bert, batch: Batch, layers: Layers, *, firsts_only: bool
     plan = plan_attention(batch.sequence_starts, batch.token_ids.device, bert.config.is_decoder)
     firsts = batch.sequence_starts[:-1] if firsts_only else None
     top = max(layers.numbers)
-    hidden = bert.embeddings(batch)
+    state = bert.embeddings(batch)
     kept: dict[int, Tensor] = {}
     for number in range(top + 1):
         if number:
-            hidden = bert.layers[number - 1](hidden, plan, firsts if number == top else None)
+            state = bert.layers[number - 1](state, plan, firsts if number == top else None)
         if number in layers.numbers:
             # The top layer above 0 has left out the other tokens by itself.
+            hidden = state.exact
             kept[number] = hidden if firsts is None or 0 < number == top else hidden.index_select(0, firsts)
     parts = [kept[number] for number in layers.numbers]
     if layers.shares is not None:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
 from bertsmith.model.attention import AttentionPlan, packed_attention, plan_attention
-from bertsmith.model.dropout import Dropout
+from bertsmith.model.blocks import Hidden, activated, normalized, residual_norm
 from bertsmith.model.sequences import over_each_sequence, where_directions_end
 
 
@@ -71,13 +70,14 @@ class Bert(nn.Module):
         plan = plan_attention(batch.sequence_starts, batch.token_ids.device, self.config.is_decoder)
         # A token that sees only those before it tells of the whole sequence where it is the last.
         summing = batch.sequence_starts[1:] - 1 if self.config.is_decoder else batch.sequence_starts[:-1]
-        hidden = self.embeddings(batch)
-        outputs = [hidden]
+        state = self.embeddings(batch)
+        outputs = [state.exact]
         kept = None if wanted is None or self.bilstm is not None else torch.cat([summing, wanted])
         for number, layer in enumerate(self.layers, start=1):
-            hidden = layer(hidden, plan, kept if number == len(self.layers) else None)
+            state = layer(state, plan, kept if number == len(self.layers) else None)
             if all_layers:
-                outputs.append(hidden)
+                outputs.append(state.exact)
+        hidden = state.exact
         if self.bilstm is not None:
             hidden = over_each_sequence(self.bilstm, hidden, batch.sequence_starts)
             ends = where_directions_end(hidden, batch.sequence_starts)
@@ -110,13 +110,12 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = config.hidden_dropout_prob
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Hidden:
         """Return (T, H)."""
         total = self.token(batch.token_ids) + self.segment(batch.segment_ids) + self.position(batch.position_ids)
-        out: Tensor = self.dropout(self.norm(total))
-        return out
+        return normalized(total, self.norm, self.dropout if self.training else 0.0)
 
 
 class Layer(nn.Module):
@@ -134,25 +133,18 @@ class Layer(nn.Module):
         self.intermediate = nn.Linear(width, config.intermediate_size)
         self.output = nn.Linear(config.intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = config.hidden_dropout_prob
 
-    def forward(self, hidden: Tensor, plan: AttentionPlan, wanted: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Hidden, plan: AttentionPlan, wanted: Tensor | None = None) -> Hidden:
         """Take (T, H) and return it, or (K, H) for the ``wanted`` (K,) tokens; all of them are attended to."""
-        dropout = self.attention_dropout if self.training else 0.0
-        context = packed_attention(self.query_key_value(hidden), plan, self.num_heads, dropout)
+        attention_dropout, dropout = (self.attention_dropout, self.dropout) if self.training else (0.0, 0.0)
+        context = packed_attention(self.query_key_value(hidden.factor), plan, self.num_heads, attention_dropout)
+        residual = hidden.exact
         if wanted is not None:
-            context, hidden = context.index_select(0, wanted), hidden.index_select(0, wanted)
-        hidden = self.attention_norm(hidden + self.dropout(self.attention_output(context)))
-        inner = activate(self.intermediate(hidden), self.activation)
-        out: Tensor = self.output_norm(hidden + self.dropout(self.output(inner)))
-        return out
-
-
-def activate(values: Tensor, name: str) -> Tensor:
-    """Apply ``gelu`` (exact, by erf: the original's), ``gelu_new`` (its tanh approximation) or ``relu``."""
-    if name == "relu":
-        return F.relu(values)
-    return F.gelu(values, approximate="tanh" if name == "gelu_new" else "none")
+            context, residual = context.index_select(0, wanted), residual.index_select(0, wanted)
+        hidden = residual_norm(residual, context, self.attention_output, self.attention_norm, dropout)
+        inner = activated(hidden.factor, self.intermediate, self.activation)
+        return residual_norm(hidden.exact, inner, self.output, self.output_norm, dropout)
 
 
 def initialize(module: nn.Module, deviation: float) -> None:

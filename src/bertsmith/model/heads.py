@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
-from bertsmith.model.bert import Bert, activate, initialize
+from bertsmith.model.bert import Bert, initialize
+from bertsmith.model.blocks import activated, normalized
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.vocabulary_loss import vocabulary_loss
 
@@ -96,8 +97,7 @@ class MaskedLanguageHead(nn.Module):
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """Return (M, H), what is multiplied by the token embeddings."""
-        out: Tensor = self.norm(activate(self.transform(hidden), self.activation))
-        return out
+        return normalized(activated(hidden, self.transform, self.activation), self.norm).factor
 
 
 def pooled(bert: Bert, batch: Batch) -> Tensor:

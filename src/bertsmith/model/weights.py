@@ -356,6 +356,34 @@ def fill_model(model: Model, tensors: dict[str, Tensor], directory: Path, *, fre
     return model
 
 
+def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
+    """Load the tokenizer of a model directory.
+
+    Raises:
+        InputError: there is none, or it has ids that the model does not know.
+    """
+    from bertsmith.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(directory)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size:,} entries, but the model only {config.vocab_size:,}: they do "
+            "not belong together",
+            path=directory,
+        )
+    return tokenizer
+
+
+def stored_heads(directory: Path, config: ModelConfig) -> tuple[str, ...]:
+    """Return which pre-training heads a model directory holds: ``mlm.``, ``nsp.``, both or none.
+
+    Raises:
+        InputError: the weights cannot be read.
+    """
+    names = read_tensors(directory, config)
+    return tuple(head for head in ("mlm.", "nsp.") if any(name.startswith(head) for name in names))
+
+
 def load_encoder(path: Path) -> Bert:
     """Load the encoder of any BERT directory, in evaluation mode; a missing pooler starts random."""
     directory = model_directory(path)

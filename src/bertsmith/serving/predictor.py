@@ -12,17 +12,18 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from bertsmith.batch import Batch, by_token_budget
+from bertsmith.batch import Batch, by_token_budget, join
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
 from bertsmith.export_config import ExportSettings
-from bertsmith.model.weights import load_tuned, model_directory, read_info
+from bertsmith.model.bert import Bert
+from bertsmith.model.inference import fix_weights
+from bertsmith.model.weights import load_tokenizer, load_tuned, model_directory, read_info
 from bertsmith.serving.backends import BackendChoice, open_backend, typical_batch
 from bertsmith.serving.writing import check_output, output_file, writer_of
 from bertsmith.task_config import EvaluateSettings, PredictSettings
 from bertsmith.tasks.by_name import task_of
-from bertsmith.tasks.task import Examples, Facts, Prediction, Source
-from bertsmith.text.tokenizer import Tokenizer
+from bertsmith.tasks.task import Examples, Facts, Outputs, Prediction, Source
 from bertsmith.training.apply import apply_model
 from bertsmith.training.device import pick_device, set_up_process
 
@@ -67,17 +68,14 @@ class Predictor:
         self.task, facts = task_of(info, directory)
         self.facts = facts | {"long_texts": long_texts}
         self.device = pick_device(device)
-        self.tokenizer = Tokenizer.load(directory)
-        if self.tokenizer.vocab_size > info.config.vocab_size:
-            raise InputError(
-                f"the tokenizer has {self.tokenizer.vocab_size:,} entries, but the model only "
-                f"{info.config.vocab_size:,}: they do not belong together",
-                path=directory,
-            )
+        self.tokenizer = load_tokenizer(directory, info.config)
         self.max_length: int = self.facts["max_length"]
 
         def load_weights() -> nn.Module:
-            return load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
+            model = load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
+            if isinstance(model.bert, Bert):
+                fix_weights(model.bert, torch.float32)
+            return model
 
         def batches() -> list[Batch]:
             if not sample:
@@ -119,6 +117,18 @@ class Predictor:
         """
         rows = self.task.rows(numbered, self.facts)
         return rows, self.task.encode(rows, self.facts, self.tokenizer)
+
+    @torch.inference_mode()
+    def outputs(self, batches: Sequence[Batch]) -> list[Outputs]:
+        """Send batches of examples through the model together; return the outputs of each."""
+        joined = join(batches)
+        output = self.model(joined.to(self.device))
+        # Some tasks have an output a token, others one a sequence; a sequence has two tokens or more.
+        is_tokens = len(output) == joined.num_tokens
+        sizes = [batch.num_tokens if is_tokens else batch.num_sequences for batch in batches]
+        return [
+            self.task.outputs(own, batch, self.facts) for own, batch in zip(output.split(sizes), batches, strict=True)
+        ]
 
 
 def load(

@@ -287,7 +287,7 @@ TASK = Task(
     rows=rows_of,
     roles=("context", "endings", "label"),
     keys=lambda rows: list(zip(rows.contexts, rows.endings, strict=True)),
-    answers=lambda rows: [rows.names[n] for n in rows.gold],
+    answers=lambda rows, facts: [rows.names[n] for n in rows.gold],
     groups=lambda rows: rows.contexts,
     notes=cut_notes,
 )

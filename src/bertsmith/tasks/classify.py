@@ -141,5 +141,5 @@ TASK = text_task(
     sums=loss_sums,
     score=score,
     predict=predict,
-    answers=lambda rows: rows.labels,
+    answers=lambda rows, facts: rows.labels,
 )

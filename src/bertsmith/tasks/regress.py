@@ -151,5 +151,5 @@ TASK = text_task(
     sums=loss_sums,
     score=score,
     predict=predict,
-    answers=lambda rows: (),
+    answers=lambda rows, facts: (),
 )

@@ -9,6 +9,7 @@ import os
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from bertsmith.training.processes import local_gpu, local_share
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+
+PrecisionChoice: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -57,6 +60,13 @@ def set_up_process(threads: int) -> int:
     return chosen
 
 
+def set_up_thread(threads: int) -> None:
+    """Give the calling thread a number of torch threads of its own; those that compute already keep theirs."""
+    # The first question makes torch give this thread the number of the process; only then it can have its own.
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
 def _keep_freed_memory() -> None:
     """Keep freed memory in the process: a stage makes tensors of the same sizes again and again.
 
@@ -69,7 +79,7 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def pick_precision(name: str, device: torch.device, hidden_size: int) -> torch.dtype:
+def pick_precision(name: PrecisionChoice, device: torch.device, hidden_size: int) -> torch.dtype:
     """Return the matrix products' type; ``auto`` times a product of this width in both for a moment.
 
     bfloat16 on a processor without its instructions is several times slower than float32, so it is never

@@ -161,7 +161,7 @@ def _read(settings: FinetuneSettings, tokenizer: Tokenizer, log: Log) -> tuple[T
         dev_rows = task.read(source(settings, settings.dev, task.roles))
     facts = task.facts(train_rows, dev_rows, settings)
     train, dev = (task.encode(rows, facts, tokenizer) for rows in (train_rows, dev_rows))
-    report = describe_data(task, train_rows, train, dev_rows, dev)
+    report = describe_data(task, facts, train_rows, train, dev_rows, dev)
     for name, rows, examples in (("training", train_rows, train), ("dev", dev_rows, dev)):
         for note in task.notes(rows, examples, facts):
             log.warn(f"{name} rows: {note}")

@@ -1,5 +1,8 @@
-"""Attention for the CPU in C++, compiled on first use; `supports` tells whether it is there."""
+"""What the CPU computes in C++, compiled on first use; `supports` tells whether it is there."""
 
-from bertsmith.model.kernels.attention import attend, supports
+from bertsmith.model.kernels.activation import gelu
+from bertsmith.model.kernels.attention import attend
+from bertsmith.model.kernels.calling import supports
+from bertsmith.model.kernels.norm import normalize
 
-__all__ = ["attend", "supports"]
+__all__ = ["attend", "gelu", "normalize", "supports"]

@@ -11,11 +11,6 @@ from torch import Tensor
 from bertsmith.model.kernels.build import library
 
 
-def supports(values: Tensor) -> bool:
-    """Tell whether the compiled attention takes ``values``: float32 or bfloat16 on a CPU, and it could be compiled."""
-    return values.device.type == "cpu" and values.dtype in (torch.float32, torch.bfloat16) and library() is not None
-
-
 def attend(
     query_key_value: Tensor, sequence_starts: Tensor, num_heads: int, dropout: float, left_to_right: bool = False
 ) -> Tensor:
