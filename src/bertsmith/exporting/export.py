@@ -34,6 +34,7 @@ from bertsmith.exporting.openvino_graph import write_openvino
 from bertsmith.exporting.sentence_layout import write_sentence_model
 from bertsmith.exporting.subject import Subject, load_subject
 from bertsmith.features.encoder import Encoder
+from bertsmith.model.inference import fix_weights
 from bertsmith.model.weights import CONFIG
 from bertsmith.serving.backends import weights_checksum
 from bertsmith.serving.graphs import INPUTS, ONNX_FILE, OPENVINO_FILE, REPORT, Runtime, open_graph, require
@@ -80,7 +81,7 @@ def export(settings: ExportSettings, log: Log | None = None) -> ExportResult:
         raise InputError("--int8 needs labelled rows to see what it costs: --check FILE (or --force goes without)")
     material = material_of(settings, subject)
     config = subject.info.config
-    log.say(f"{settings.format} of {subject.directory}: {subject.task.name}, {config.num_hidden_layers} layers")
+    log.say(f"exporting {subject.directory}: {subject.task.name}, {config.num_hidden_layers} layers")
     with torch.inference_mode():
         original = outputs_of(subject.model, subject, material)
     if settings.format == "sentence-transformers":
@@ -138,6 +139,8 @@ def _graph(
         plain_path, final = Path(name) / ONNX_FILE, Path(name) / f"final-{ONNX_FILE}"
         log.say("tracing the model")
         write_onnx(subject.padded(), plain_path, subject.output_name)
+        # From here on the model is only used, as a predictor uses it: speeds are compared with that.
+        fix_weights(subject.bert, torch.float32)
         models = {"torch": subject.model, f"{runtime} float32": open_graph(plain_path, runtime, threads)}
         if settings.int8:
             log.say("making integers of it")
@@ -284,6 +287,7 @@ def _sentence_model(
                 "versions": _versions(),
             },
         )
-    log.say(f"{settings.output}: {again.recipe.pooling}{', length 1' if again.recipe.normalize else ''}")
+    scaled = ", scaled to length 1" if again.recipe.normalize else ""
+    log.say(f"{settings.output}: an encoder for sentence-transformers, {again.recipe.pooling}{scaled}")
     log.say(f'next, in Python: sentence_transformers.SentenceTransformer("{settings.output}")')
     return found

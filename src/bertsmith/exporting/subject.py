@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +18,15 @@ from bertsmith.features.layers import token_vectors
 from bertsmith.features.pooling import pool
 from bertsmith.features.recipe import Recipe, make_recipe
 from bertsmith.model.bert import Bert
-from bertsmith.model.weights import CONFIG, ModelInfo, load_encoder, load_tuned, model_directory, read_info
+from bertsmith.model.weights import (
+    CONFIG,
+    ModelInfo,
+    load_encoder,
+    load_tokenizer,
+    load_tuned,
+    model_directory,
+    read_info,
+)
 from bertsmith.serving.graphs import read_graph
 from bertsmith.tasks import vectors
 from bertsmith.tasks.by_name import has_task, task_of
@@ -64,6 +72,11 @@ class Subject:
     tokenizer: Tokenizer
 
     @property
+    def bert(self) -> Bert:
+        """The model's encoder."""
+        return cast(Bert, self.model.bert)
+
+    @property
     def output_name(self) -> str:
         """What a graph calls its output."""
         return "logits" if self.recipe is None else "vectors"
@@ -74,8 +87,7 @@ class Subject:
         Raises:
             InputError: it cannot be one.
         """
-        bert = self.model.bert if isinstance(self.model, VectorModel) else self.model
-        padded: PaddedModel = PaddedModel(bert, self.recipe).eval()
+        padded: PaddedModel = PaddedModel(self.model if self.recipe is None else self.bert, self.recipe).eval()
         return padded
 
     def configuration(self) -> dict[str, Any]:
@@ -94,7 +106,7 @@ def load_subject(settings: ExportSettings) -> Subject:
     if read_graph(directory) is not None:
         raise InputError("is an export already; name the model that it was made from", path=directory)
     info = read_info(directory)
-    tokenizer = Tokenizer.load(directory)
+    tokenizer = load_tokenizer(directory, info.config)
     if has_task(info) and not settings.vectors and settings.format != "sentence-transformers":
         for name, value, usual in (
             ("--pooling", settings.pooling, "auto"),
