@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -66,12 +67,17 @@ class Client:
         """Return status and body; status 0 if there was no answer."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await self._ask(request)
+                while self._free:
+                    # The server may have closed it meanwhile, as any client has to expect.
+                    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                        return await self._ask(request, *self._free.pop())
+                return await self._ask(request, *await asyncio.open_connection("127.0.0.1", self._port))
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             return 0, b""
 
-    async def _ask(self, request: Prepared) -> tuple[int, bytes]:
-        reader, writer = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
+    async def _ask(
+        self, request: Prepared, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[int, bytes]:
         try:
             writer.write(request.data)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()

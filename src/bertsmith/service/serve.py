@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from bertsmith.service.models import ServedModel
 
+_KEEP_ALIVE = 75
+"""Seconds for which an idle connection stays open. Proxies keep theirs for 60 and would send into one being closed."""
+
 _EXAMPLES: dict[str, Any] = {
     "qa": {"question": "Who came in?", "context": "The door opened. A man came in."},
     "choose": {"context": "The door opened.", "endings": ["A man came in.", "It is blue."]},
@@ -81,6 +84,7 @@ def server_settings(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
         server_header=False,
         lifespan="on",
         ws="none",
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(settings.max_shutdown),
     )
 
