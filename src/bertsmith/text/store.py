@@ -75,15 +75,21 @@ class TokenisedDocuments:
 
     def without_empty(self) -> TokenisedDocuments:
         """Return the documents that have a sentence."""
-        full = self.sentence_counts > 0
+        return self.where(self.sentence_counts > 0)
+
+    def where(self, keep: np.ndarray) -> TokenisedDocuments:
+        """Return the documents for which the (D,) bool ``keep`` is true."""
+        if keep.all():
+            return self
+        sentences = np.repeat(keep, self.sentence_counts)
         return TokenisedDocuments(
-            sentence_counts=self.sentence_counts[full],
-            sentence_lengths=self.sentence_lengths,
-            token_ids=self.token_ids,
-            characters=self.characters[full],
-            sources=self.sources[full],
-            lines=self.lines[full],
-            ordinals=self.ordinals[full],
+            sentence_counts=self.sentence_counts[keep],
+            sentence_lengths=self.sentence_lengths[sentences],
+            token_ids=self.token_ids[np.repeat(sentences, self.sentence_lengths)],
+            characters=self.characters[keep],
+            sources=self.sources[keep],
+            lines=self.lines[keep],
+            ordinals=self.ordinals[keep],
         )
 
     def slice(self, start: int, stop: int) -> TokenisedDocuments:
