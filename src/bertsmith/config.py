@@ -329,10 +329,10 @@ _PAPER = {
 """What Devlin et al. 2019 set in appendix A.2, where it differs from the defaults here."""
 
 
-class PretrainSettings(OptimizerSettings):
+class PretrainSettings(OptimizerSettings, RemoteSettings):
     """``bertsmith pretrain``: masked language model and next-sentence prediction together."""
 
-    store: Path = argument("A token store made by 'bertsmith prepare'.")
+    store: AnyPath = argument("A token store made by 'bertsmith prepare', also by URL.")
     output: Path = output("The run's directory.")
     size: Literal["tiny", "mini", "small", "medium", "base", "large"] = Field(
         "mini",
@@ -391,6 +391,12 @@ class PretrainSettings(OptimizerSettings):
         "fast",
         description="Values of what is not given: fast learns most in minutes on few cores; paper restores Devlin et "
         "al.'s dropout 0.1, random start, batches of 256, learning rate 1e-4 and 1 % warm-up.",
+    )
+    shuffle_shards: int | None = Field(
+        None,
+        ge=1,
+        description="Shuffle the text of so many shards at a time, in a random order of shards; by default all of it "
+        "together. For a store behind a URL that is larger than the cache.",
     )
     batch_size: int = Field(16, ge=1, description="Sequences in a step.")
     micro_batch_size: int | None = Field(

@@ -74,6 +74,11 @@ class FileCache:
         """Forget a copy."""
         (self.directory / key).unlink(missing_ok=True)
 
+    def touch(self, key: str) -> None:
+        """Mark a copy as used now."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.directory / key)
+
     def holds(self, key: str) -> bool:
         """Tell whether a copy is there now."""
         return (self.directory / key).exists()

@@ -179,15 +179,18 @@ def find_remote(url: Url, cache: FileCache) -> tuple[list[RemoteFile], bool]:
     return [_described(filesystem, found[name], cache, url) for name in sorted(found)], False
 
 
-def read_remote(url: Url) -> bytes:
-    """Return a small file's content.
+def read_remote(url: Url, *, what: str) -> bytes:
+    """Return a small file's content; ``what`` names it in the error ("the manifest of a token store").
 
     Raises:
         InputError: it is not there, or cannot be reached.
     """
     filesystem, path = open_filesystem(url)
     with _reaching(url):
-        content: bytes = filesystem.cat_file(path)
+        try:
+            content: bytes = filesystem.cat_file(path)
+        except FileNotFoundError:
+            raise InputError(f"not found; expected {what} here", path=url) from None
     return content
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -298,11 +299,25 @@ def connected(settings: CorpusSettings) -> Iterator[Cluster | None]:
     if ray.is_initialized():
         yield Cluster(ray)
         return
+    # Without "local", Ray would look for a cluster that somebody may have left here.
+    address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(address=settings.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-        raise InputError(f"address {settings.address}: no Ray cluster answers there ({_first_line(error)})") from None
+        _require_listener(address)
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray has no common type for it either
+        raise InputError(f"address {address}: no Ray cluster answers there ({_first_line(error)})") from None
     try:
         yield Cluster(ray)
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Check that somebody listens at host:port; Ray itself would wait for many minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

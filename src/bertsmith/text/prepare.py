@@ -303,7 +303,7 @@ def _say_result(store: TokenStore, corpus: Corpus, settings: PrepareSettings, lo
             f"{counts['documents_with_one_sentence']:,} of {counts['documents']:,} documents are one sentence: "
             "there is hardly a next sentence to predict (see the settings 'documents' and 'sentences')"
         )
-    log.say(f"Token store: {_shown(store.path)}")
+    log.say(f"Token store: {_shown(settings.output)}")
     log.say(f"Next: bertsmith pretrain {settings.output} --size mini --budget 20m -o RUN")
 
 
