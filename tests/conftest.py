@@ -15,6 +15,8 @@ from bertsmith.text.store import TokenStore
 from bertsmith.text.vocabulary import learn_vocabulary
 from bertsmith.training.pretrain import pretrain
 
+pytest_plugins = ["tests.object_store"]
+
 QUIET = Log(quiet=True)
 
 # Tests read English messages, also under a Korean locale.
