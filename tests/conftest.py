@@ -19,6 +19,8 @@ from bertsmith.text.vocabulary import learn_vocabulary
 from bertsmith.training.pretrain import pretrain
 from tests.browser import made_new, start_browser
 
+pytest_plugins = ["tests.object_store"]
+
 QUIET = Log(quiet=True)
 
 # Tests read English messages, also under a Korean locale.

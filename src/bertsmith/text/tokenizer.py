@@ -97,6 +97,10 @@ class Tokenizer:
         self._plain = tokenizers.Tokenizer.from_str(backend.to_str())
         self._plain.encode_special_tokens = True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The library's own pickling forgets that special tokens in a text are text.
+        return _from_json, (self._with_special.to_str(),)
+
     @classmethod
     def from_vocabulary(
         cls, path: str | Path, lowercase: bool | None = None, strip_accents: bool | None = None
@@ -277,6 +281,10 @@ class Tokenizer:
             else:
                 words.append(token)
         return " ".join(words)
+
+
+def _from_json(text: str) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(text), "a tokenizer of another process")
 
 
 def own_normalizer(lowercase: bool) -> normalizers.Normalizer:

@@ -26,7 +26,7 @@ METRICS = "metrics.jsonl"
 OPTIMIZER = "optimizer.safetensors"
 FREE = (
     *("resume", "quiet", "threads", "output", "devices", "sharding", "compile", "bad_steps", "spike", "when_full"),
-    *("watch", "tensorboard"),
+    *("watch", "tensorboard", "cache", "cache_gb"),
 )
 """Settings that may differ between the first session of a run and its continuation."""
 

@@ -14,8 +14,11 @@ from bertsmith import files
 from bertsmith.config import PretrainSettings
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
+from bertsmith.locations import Url
 from bertsmith.pretraining.prefetch import prefetched
 from bertsmith.pretraining.show import format_instances
+from bertsmith.remote import cache_of
+from bertsmith.text.remote_store import open_store
 from bertsmith.text.store import TokenStore
 from bertsmith.training.blanks import filled_blanks
 from bertsmith.training.budget import Budget, measure_step
@@ -76,9 +79,9 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
     if settings.devices > 1 and not is_started_by_an_engine():
         result: PretrainingResult = launch(pretrain, settings, log or Log(settings.quiet))
         return result
-    store = TokenStore.open(settings.store)
     with joined() as processes, StopRequest() as stop, contextlib.ExitStack() as held:
         log = (log or Log(settings.quiet)) if processes.is_first else Log(mute=True)
+        store = _open_store(settings, log)
         checkpoint = None
         if processes.is_first:
             held.enter_context(files.only_writer(settings.output))
@@ -105,6 +108,18 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
                 f"      bertsmith finetune classify {settings.output} --train F --dev F --text COL --label COL -o DIR"
             )
         return PretrainingResult(settings.output, model, run.progress.step, final)
+
+
+def _open_store(settings: PretrainSettings, log: Log) -> TokenStore:
+    cache = cache_of(settings)
+    store = open_store(settings.store, cache, log)
+    size = sum(shard["bytes"] for shard in store.manifest["shards"])
+    if isinstance(settings.store, Url) and size > cache.max_bytes and settings.shuffle_shards is None:
+        log.warn(
+            f"the store holds {human(size)}B and the cache may hold {human(cache.max_bytes)}B, so shards are fetched "
+            "again and again: raise --cache-gb, or let --shuffle-shards keep what is read together in few of them"
+        )
+    return store
 
 
 def resume_command(settings: PretrainSettings) -> str:

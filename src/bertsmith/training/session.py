@@ -18,9 +18,11 @@ from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.model.weights import load_pretraining_model, save_model, write_model
-from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
+from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents, of_few_shards
 from bertsmith.pretraining.masking import Masking
 from bertsmith.pretraining.sampler import Sampler
+from bertsmith.pretraining.statistics import COUNTED_TOKENS
+from bertsmith.pretraining.streams import SHARDS, stream
 from bertsmith.text.store import TokenStore
 from bertsmith.training.checkpoint import load_optimizer, optimizer_tensors, save_checkpoint, save_optimizer
 from bertsmith.training.device import pick_device, pick_precision
@@ -170,7 +172,13 @@ def start(
         documents=training_documents,
         short_probability=settings.short_probability,
         masking=masking,
+        shuffle_shards=settings.shuffle_shards,
     )
+    counted = training_documents
+    if settings.shuffle_shards is not None:
+        rng = stream(settings.seed, SHARDS)
+        held_out = of_few_shards(store, held_out, 4 * settings.eval_instances * settings.max_length, rng)
+        counted = of_few_shards(store, training_documents, COUNTED_TOKENS, rng)
     batches = evaluation_batches(
         store,
         held_out,
@@ -184,7 +192,7 @@ def start(
     if sharded and not processes.is_first:
         model = empty_model(model_config(settings, store.vocab_size))
     elif checkpoint is None:
-        model = initial_model(settings, store, training_documents, log)
+        model = initial_model(settings, store, counted, log)
     else:
         model = load_pretraining_model(checkpoint)
     if settings.compile:
