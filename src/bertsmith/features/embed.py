@@ -49,10 +49,11 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
         precision=settings.precision,
     )
     recipe = encoder.recipe
+    which: str = "every token" if settings.tokens else recipe.pooling
+    which = f"{which}, scaled to length 1" if recipe.normalize else which
     log.say(
         f"vectors of {encoder.width:,} numbers: layers {', '.join(map(str, recipe.layers.numbers))} "
-        f"({recipe.layers.joined}), {'every token' if settings.tokens else recipe.pooling}"
-        f"{', scaled to length 1' if recipe.normalize else ''}; at most {recipe.max_length} tokens; "
+        f"({recipe.layers.joined}), {which}; at most {recipe.max_length} tokens; "
         f"{encoder.device}, {recipe.precision}, {threads} threads"
     )
     job = _job(settings, encoder, kind)

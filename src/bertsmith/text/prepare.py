@@ -268,7 +268,7 @@ def _say_result(store: TokenStore, corpus: Corpus, settings: PrepareSettings, lo
     )
     log.say(
         f"{counts['characters'] / counts['tokens']:.2f} characters per token, {unknown:.3%} unknown; sentences by "
-        + ", ".join(f"{rule} ({number} file{'s' * (number > 1)})" for rule, number in sorted(rules.items()))
+        + ", ".join(f"{rule} ({number} file(s))" for rule, number in sorted(rules.items()))
         + "."
     )
     if unknown > 0.02:

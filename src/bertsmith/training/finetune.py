@@ -132,8 +132,7 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
             held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)
         run = load_run_state(checkpoint) if checkpoint else RunState([SeedState(settings.seed)])
-        several = f"{processes.size} processes of " if processes.size > 1 else ""
-        log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {several}{threads} threads")
+        log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {processes.in_short(threads)}")
         disk = Disk(settings.output, log, settings.when_full == "wait", lambda: stop.requested)
         metrics = None
         if processes.is_first:

@@ -136,10 +136,10 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
 def _say_start(run: Session, threads: int) -> None:
     settings, log, config = run.settings, run.log, run.model.config
     parameters = sum(p.numel() for p in run.model.parameters())
-    several = f"{run.processes.size} processes of " if run.processes.size > 1 else ""
     log.say(
         f"BERT {config.num_hidden_layers}x{config.hidden_size}, {human(parameters)} parameters, vocabulary "
-        f"{config.vocab_size:,}; {run.device}, {str(run.dtype).removeprefix('torch.')}, {several}{threads} threads"
+        f"{config.vocab_size:,}; {run.device}, {str(run.dtype).removeprefix('torch.')}, "
+        f"{run.processes.in_short(threads)}"
     )
     log.say(
         f"store: {run.store.num_documents:,} documents, {human(run.store.num_tokens)} tokens; "
