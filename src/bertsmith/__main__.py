@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from bertsmith.catalogue.commands import show_error
 from bertsmith.catalogue.translate import phrase, translated
 from bertsmith.cli import cli
 from bertsmith.errors import InputError, LostProcessError
@@ -31,7 +32,7 @@ def main() -> None:
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
-        error.show()
+        show_error(error)
         sys.exit(2)
     except InputError as error:
         message = translated(error.message)
@@ -48,7 +49,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR):
             raise
-        _fail(f"{error.filename or 'writing'}: {error.strerror}")
+        _fail(f"{error.filename or phrase('writing')}: {translated(error.strerror or str(error))}")
     except MemoryError:
         _fail(phrase("out of memory; try a smaller --batch-size, or --micro-batch-size"))
 

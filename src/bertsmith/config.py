@@ -117,6 +117,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         return f"{name} is missing: give it on the command line or in the configuration file"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "literal_error":
+        message = f"expected one of {error['ctx']['expected'].replace(' or ', ', ')}"
     seen = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
     return f"{name}: {message}{seen}" if name else message
 

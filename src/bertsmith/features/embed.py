@@ -68,11 +68,12 @@ def _embed(settings: EmbedSettings, processes: Processes, log: Log) -> Path:
         precision=settings.precision,
     )
     recipe = encoder.recipe
+    which: str = "every token" if settings.tokens else recipe.pooling
+    which = f"{which}, scaled to length 1" if recipe.normalize else which
     log.say(
         f"vectors of {encoder.width:,} numbers: layers {', '.join(map(str, recipe.layers.numbers))} "
-        f"({recipe.layers.joined}), {'every token' if settings.tokens else recipe.pooling}"
-        f"{', scaled to length 1' if recipe.normalize else ''}; at most {recipe.max_length} tokens; "
-        f"{encoder.device}, {recipe.precision}, {processes.several}{threads} threads"
+        f"({recipe.layers.joined}), {which}; at most {recipe.max_length} tokens; "
+        f"{encoder.device}, {recipe.precision}, {processes.in_short(threads)}"
     )
     if not processes.is_first:
         _help(settings, encoder, processes)

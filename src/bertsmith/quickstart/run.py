@@ -138,7 +138,7 @@ def _write_page(
         ("this BERT, fine-tuned", *scores),
     ]
     for name, accuracy, macro_f1 in rows:
-        log.say(f"  {name:<30} accuracy {accuracy:.1%}, macro F1 {macro_f1:.3f}")
+        log.say(f"  {name}: accuracy {accuracy:.1%}, macro F1 {macro_f1:.3f}")
     filled = [block for text, answers in blanks for block in (paragraph(text), bar_rows(answers))]
     pairs = table(
         ("A", "B", "probability that B follows", "in truth"),

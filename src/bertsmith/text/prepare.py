@@ -292,7 +292,7 @@ def _say_result(store: TokenStore, corpus: Corpus, settings: PrepareSettings, lo
     _say_screening(store.manifest.get("screening", {}), log)
     log.say(
         f"{counts['characters'] / counts['tokens']:.2f} characters per token, {unknown:.3%} unknown; sentences by "
-        + ", ".join(f"{rule} ({number} file{'s' * (number > 1)})" for rule, number in sorted(rules.items()))
+        + ", ".join(f"{rule} ({number} file(s))" for rule, number in sorted(rules.items()))
         + "."
     )
     if unknown > 0.02:

@@ -113,15 +113,20 @@ class ReadReport:
         if self.skipped_files:
             endings = ", ".join(f"{ending or 'none'} ({n:,})" for ending, n in sorted(self.skipped_files.items()))
             found.append(f"{sum(self.skipped_files.values()):,} file(s) skipped for their name's ending: {endings}")
-        counts = (
-            (self.removed.control_characters, "control character(s) removed"),
-            (self.removed.line_breaks, "unusual line break(s) (U+2028 and its like) read as line breaks"),
-            (self.removed.replacement_characters, "replacement character(s) (U+FFFD): broken before it came here"),
-            (self.cut_lines, f"cut(s) in lines longer than {MAX_LINE:,} characters"),
-            (self.cut_documents, f"cut(s) in documents longer than {MAX_DOCUMENT:,} characters"),
-            (self.empty_rows, "row(s) without text left out"),
-        )
-        return found + [f"{count:,} {what}" for count, what in counts if count]
+        removed = self.removed
+        if n := removed.control_characters:
+            found.append(f"{n:,} control character(s) removed")
+        if n := removed.line_breaks:
+            found.append(f"{n:,} unusual line break(s) (U+2028 and its like) read as line breaks")
+        if n := removed.replacement_characters:
+            found.append(f"{n:,} replacement character(s) (U+FFFD): broken before it came here")
+        if n := self.cut_lines:
+            found.append(f"{n:,} cut(s) in lines longer than {MAX_LINE:,} characters")
+        if n := self.cut_documents:
+            found.append(f"{n:,} cut(s) in documents longer than {MAX_DOCUMENT:,} characters")
+        if n := self.empty_rows:
+            found.append(f"{n:,} row(s) without text left out")
+        return found
 
 
 def _grouped(names: dict[str, str]) -> list[tuple[str, list[str]]]:

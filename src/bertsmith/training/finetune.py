@@ -137,9 +137,7 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
             held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)
         run = load_run_state(checkpoint, weights=holds_weights) if checkpoint else RunState([SeedState(settings.seed)])
-        log.say(
-            f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {processes.several}{threads} threads"
-        )
+        log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {processes.in_short(threads)}")
         disk = Disk(settings.output, log, settings.when_full == "wait", lambda: stop.requested)
         metrics = None
         if processes.is_first:

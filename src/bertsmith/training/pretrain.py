@@ -153,7 +153,7 @@ def _say_start(run: Session, threads: int) -> None:
     log.say(
         f"BERT {config.num_hidden_layers}x{config.hidden_size}, {human(parameters)} parameters, vocabulary "
         f"{config.vocab_size:,}; {run.device}, {str(run.dtype).removeprefix('torch.')}, "
-        f"{run.processes.several}{threads} threads"
+        f"{run.processes.in_short(threads)}"
     )
     log.say(
         f"store: {run.store.num_documents:,} documents, {human(run.store.num_tokens)} tokens; "

@@ -50,10 +50,9 @@ class Processes:
         """Whether this is the process that speaks, and writes files."""
         return self.rank == 0
 
-    @property
-    def several(self) -> str:
-        """How many they are, for a message that goes on with the threads of each: nothing for a process alone."""
-        return f"{self.size} processes of " if self.size > 1 else ""
+    def in_short(self, threads: int) -> str:
+        """Return what computes, for the first line of a run."""
+        return f"{self.size} processes of {threads} threads" if self.size > 1 else f"{threads} threads"
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Return each value summed over all processes (in float64); every process must ask."""
