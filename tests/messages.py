@@ -24,10 +24,18 @@ SPOKEN = {
     "LostProcessError": (0,),
     "phrase": (0,),
     "translated": (0,),
+    "Section": (0,),
+    "write_report": (1,),
+    "paragraph": (0,),
+    "table": (0, 1),
+    "line_chart": (1, 2),
+    "ScoreTable": (0, 1, 2),
+    "Contender": (1,),
+    "Variant": (1,),
 }
 SETTINGS_ERROR = "ValueError"
 # Calls that give on the texts of their arguments.
-_PASSED_ON = ("join", "next", "removeprefix", "rstrip")
+_PASSED_ON = ("join", "next", "removeprefix", "rstrip", "phrase", "translated")
 # Commands, and calls in Python.
 _CODE = re.compile(r" *bertsmith |[\w.]+\(")
 _DEPTH = 12
@@ -130,7 +138,9 @@ class Source:
             yield node.elt
         elif isinstance(node, ast.Call):
             called = _name(node.func)
-            if called in (*_PASSED_ON, *SPOKEN):
+            if called in SPOKEN and called not in _PASSED_ON:
+                return
+            if called in _PASSED_ON:
                 yield from node.args
                 yield node.func.value if isinstance(node.func, ast.Attribute) else ast.Constant(None)
                 return

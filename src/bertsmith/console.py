@@ -152,9 +152,14 @@ def _three_digits(number: float) -> str:
     return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
 
 
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return cell_len(text)
+
+
 def justified(text: str, columns: int, *, right: bool = False) -> str:
     """Return a text with spaces to so many columns of a terminal; a Korean letter takes two."""
-    spaces = " " * (columns - cell_len(text))
+    spaces = " " * (columns - columns_of(text))
     return spaces + text if right else text + spaces
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bertsmith import files
+from bertsmith.catalogue.translate import translated
 from bertsmith.config import ModelConfig
 from bertsmith.console import Log
 from bertsmith.errors import InputError
@@ -283,7 +284,7 @@ def _finish(
     log.say(f"best epoch {best.best_epoch:g} of seed {best.seed}:")
     log.say(scores.text())
     if len(run.seeds) > 1:
-        spread = ", ".join(f"{spoken(name)} {mean[name]:.3f} ± {deviation[name]:.3f}" for name in mean)
+        spread = ", ".join(f"{translated(spoken(name))} {mean[name]:.3f} ± {deviation[name]:.3f}" for name in mean)
         log.say(f"over {len(run.seeds)} seeds: {spread}")
     log.say(f"model: {settings.output / 'model'}   report: {page}")
     log.say(f"next: bertsmith predict {settings.output} --input FILE -o predictions.jsonl")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bertsmith import files
 from bertsmith.batch import Batch
+from bertsmith.catalogue.translate import translated
 from bertsmith.config import ModelConfig
 from bertsmith.console import Log
 from bertsmith.errors import InputError
@@ -276,7 +277,7 @@ def _evaluate(session: Session, run: RunState, model: nn.Module) -> None:
     epoch = state.step / session.steps_per_epoch
     entry = {"seed": state.seed, "epoch": epoch, "step": state.step, "kind": "eval", **scores.metrics}
     _record(session, entry)
-    figures = ", ".join(f"{spoken(name)} {value:.3f}" for name, value in scores.metrics.items())
+    figures = ", ".join(f"{translated(spoken(name))} {value:.3f}" for name, value in scores.metrics.items())
     session.log.say(f"seed {state.seed}, epoch {epoch:g}: dev {figures}")
     metric = chosen_metric(session.settings, scores.metrics)
     if state.best_epoch is not None and scores.metrics[metric] <= state.metrics[metric]:
