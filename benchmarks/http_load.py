@@ -23,11 +23,11 @@ class Prepared:
 
     Attributes:
         data: head and body.
-        texts: how many it asks about.
+        tokens: of its texts.
     """
 
     data: bytes
-    texts: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Outcome:
         seconds: from the first request to the last answer.
         statuses: how often each status; 0 stands for no answer.
         requests_per_second: with status 200.
-        texts_per_second: the same.
+        tokens_per_second: the same.
         p50_ms, p99_ms: from the moment a request was due to its answer, of those with 200.
     """
 
@@ -47,7 +47,7 @@ class Outcome:
     seconds: float
     statuses: dict[int, int]
     requests_per_second: float
-    texts_per_second: float
+    tokens_per_second: float
     p50_ms: float
     p99_ms: float
 
@@ -108,7 +108,7 @@ async def closed_load(port: int, requests: Sequence[Prepared], at_once: int, sec
         while time.perf_counter() - begun < seconds:
             request, sent = next(stream), time.perf_counter()
             status, _ = await client.ask(request)
-            found.append((status, request.texts, time.perf_counter() - sent))
+            found.append((status, request.tokens, time.perf_counter() - sent))
 
     await asyncio.gather(*(keep_asking() for _ in range(at_once)))
     client.close()
@@ -124,7 +124,7 @@ async def open_load(port: int, requests: Sequence[Prepared], rate: float, second
 
     async def ask(request: Prepared, due: float) -> None:
         status, _ = await client.ask(request)
-        found.append((status, request.texts, time.perf_counter() - due))
+        found.append((status, request.tokens, time.perf_counter() - due))
 
     tasks = []
     due = begun + draw.expovariate(rate)
@@ -151,14 +151,14 @@ async def one_by_one(port: int, requests: Sequence[Prepared], at_once: int) -> C
 
 
 def _outcome(found: Sequence[tuple[int, int, float]], offered: float, seconds: float) -> Outcome:
-    fine = [(texts, taken) for status, texts, taken in found if status == 200]
+    fine = [(tokens, taken) for status, tokens, taken in found if status == 200]
     times = [1000 * taken for _, taken in fine] or [float("nan")]
     return Outcome(
         offered,
         seconds,
         dict(sorted(Counter(status for status, _, _ in found).items())),
         len(fine) / seconds,
-        sum(texts for texts, _ in fine) / seconds,
+        sum(tokens for tokens, _ in fine) / seconds,
         float(np.percentile(times, 50)),
         float(np.percentile(times, 99)),
     )

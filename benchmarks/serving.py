@@ -27,7 +27,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -48,6 +48,7 @@ from bertsmith.training.device import set_up_process
 
 AT_ONCE = 32
 LOADS = (0.5, 1.0, 2.0)
+Count = Callable[[Sequence[str]], list[int]]
 _PATHS = {"embed": "/v1/embeddings", "predict": "/v1/models/served/predict"}
 
 
@@ -85,7 +86,7 @@ def random_lengths(lines: Sequence[str], count: int, seed: int = 1) -> list[list
     return [[" ".join(draw.choices(words, k=draw.randint(1, 60)))] for _ in range(count)]
 
 
-def prepared(server: Server, requests: Sequence[list[str]]) -> list[Prepared]:
+def prepared(server: Server, requests: Sequence[list[str]], count: Count) -> list[Prepared]:
     """Return requests as bytes in the form that the server's path takes."""
     found = []
     for texts in requests:
@@ -98,7 +99,7 @@ def prepared(server: Server, requests: Sequence[list[str]]) -> list[Prepared]:
             f"POST {server.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(data)}\r\n\r\n"
         )
-        found.append(Prepared(head.encode() + data, len(texts)))
+        found.append(Prepared(head.encode() + data, sum(count(texts))))
     return found
 
 
@@ -151,45 +152,50 @@ def resident_mb(process: int) -> float:
     return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
 
 
-def measure_capacity(server: Server, requests: Sequence[list[str]], call: Any, options: Any) -> dict[str, Any]:
-    """Return texts a second of the server and of the model called in this process, in turns."""
-    stream = prepared(server, requests)
+def measure_capacity(
+    server: Server, requests: Sequence[list[str]], count: Count, call: Any, options: Any
+) -> dict[str, Any]:
+    """Return tokens a second of the server and of the model called in this process, in turns."""
+    stream = prepared(server, requests, count)
     asyncio.run(closed_load(server.port, stream, AT_ONCE, min(3, options.seconds)))
     share = options.seconds / options.rounds
-    served, own, load_cpu = [], [], 0.0
-    served_cpu, own_cpu = [], []
     texts = [text for request in requests for text in request]
-    # A call should last as long as a turn of the server's.
-    few = texts[:200]
+    tokens = count(texts)
+    # A call should last about as long as a turn of the server's.
+    few = texts[:100]
     begun = time.perf_counter()
     call(few)
-    many = max(len(few), min(len(texts), int(share * len(few) / (time.perf_counter() - begun))))
-    for _ in range(options.rounds):
+    many = max(len(few), int(share * len(few) / (time.perf_counter() - begun)))
+    served, load_cpu, rows = [], 0.0, []
+    for turn in range(options.rounds):
         processor, theirs = time.process_time(), processor_seconds(server.process)
-        served.append(asyncio.run(closed_load(server.port, stream, AT_ONCE, share)))
+        # Both go on in the stream from turn to turn.
+        first = turn * len(stream) // options.rounds
+        served.append(one := asyncio.run(closed_load(server.port, stream[first:] + stream[:first], AT_ONCE, share)))
         load_cpu += time.process_time() - processor
-        done = served[-1].texts_per_second * served[-1].seconds
-        served_cpu.append(1000 * (processor_seconds(server.process) - theirs) / done)
+        cost = (processor_seconds(server.process) - theirs) / (one.tokens_per_second * one.seconds)
+        first = turn * len(texts) // options.rounds
+        part = slice(first, first + many)
         begun, processor = time.perf_counter(), time.process_time()
-        call(texts[:many])
-        own.append(many / (time.perf_counter() - begun))
-        own_cpu.append(1000 * (time.process_time() - processor) / many)
-    ratios = [one.texts_per_second / other for one, other in zip(served, own, strict=True)]
+        call(texts[part])
+        own = sum(tokens[part]) / (time.perf_counter() - begun)
+        own_cost = (time.process_time() - processor) / sum(tokens[part])
+        rows.append((one.requests_per_second, one.tokens_per_second, own, one.tokens_per_second / own, cost, own_cost))
+    rate, tokens_rate, own, ratio, cost, own_cost = (statistics.median(column) for column in zip(*rows, strict=True))
     return {
-        "requests_per_second": statistics.median(one.requests_per_second for one in served),
-        "texts_per_second": statistics.median(one.texts_per_second for one in served),
-        "own_texts_per_second": statistics.median(own),
-        "share_of_own": statistics.median(ratios),
-        "cpu_ms_per_text": statistics.median(served_cpu),
-        "own_cpu_ms_per_text": statistics.median(own_cpu),
+        "requests_per_second": rate,
+        "tokens_per_second": tokens_rate,
+        "own_tokens_per_second": own,
+        "share_of_own": ratio,
+        "cpu_ms_per_100_tokens": 1e5 * cost,
+        "own_cpu_ms_per_100_tokens": 1e5 * own_cost,
         "load_cpu_share": load_cpu / (share * options.rounds),
         "rounds": [one.to_json() for one in served],
     }
 
 
-def measure_loads(server: Server, requests: Sequence[list[str]], capacity: float, seconds: float) -> dict[str, Outcome]:
-    """Return what becomes of the stream at parts and multiples of a capacity in requests a second."""
-    stream = prepared(server, requests)
+def measure_loads(server: Server, stream: Sequence[Prepared], capacity: float, seconds: float) -> dict[str, Outcome]:
+    """Return what becomes of a stream at parts and multiples of a capacity in requests a second."""
     found = {}
     for load in LOADS:
         found[f"{load:g}x"] = asyncio.run(open_load(server.port, stream, load * capacity, seconds))
@@ -197,17 +203,25 @@ def measure_loads(server: Server, requests: Sequence[list[str]], capacity: float
     return found
 
 
-def measure_memory(server: Server, lines: Sequence[str], count: int) -> dict[str, Any]:
-    """Return the server's memory in MB after each tenth of ``count`` requests."""
-    stream = prepared(server, random_lengths(lines, count))
+def measure_memory(server: Server, stream: Sequence[Prepared]) -> dict[str, Any]:
+    """Return the server's memory in MB after each tenth of the requests."""
     statuses: dict[int, int] = {}
     resident = []
-    tenth = max(1, count // 10)
-    for first in range(0, count, tenth):
+    tenth = max(1, len(stream) // 10)
+    for first in range(0, len(stream), tenth):
         for status, times in asyncio.run(one_by_one(server.port, stream[first : first + tenth], 16)).items():
             statuses[status] = statuses.get(status, 0) + times
         resident.append(round(resident_mb(server.process), 1))
-    return {"requests": count, "statuses": statuses, "resident_mb": resident}
+    return {"requests": len(stream), "statuses": statuses, "resident_mb": resident}
+
+
+def own_engine(model: Path, is_tuned: bool) -> tuple[Any, Count]:
+    """Return the call of the model in this process, and what counts the tokens of texts."""
+    if is_tuned:
+        predictor = bertsmith.load(model)
+        return predictor, lambda texts: [len(ids) + 2 for ids in predictor.tokenizer.sentence_ids(texts)]
+    encoder = Encoder.load(model)
+    return encoder.encode, lambda texts: encoder.encoded(texts).lengths
 
 
 def agreement(server: Server, texts: list[str], expected: np.ndarray) -> float:
@@ -215,7 +229,7 @@ def agreement(server: Server, texts: list[str], expected: np.ndarray) -> float:
 
     async def ask() -> bytes:
         client = Client(server.port)
-        status, body = await client.ask(prepared(server, [texts])[0])
+        status, body = await client.ask(prepared(server, [texts], lambda texts: [0])[0])
         client.close()
         if status != 200:
             sys.exit(f"{server.name} answers {status}: {body[:300]!r}")
@@ -230,9 +244,10 @@ def agreement(server: Server, texts: list[str], expected: np.ndarray) -> float:
 def capacity_line(found: dict[str, Any]) -> str:
     """Return what the server does at most, beside the model alone."""
     return (
-        f"capacity: {found['requests_per_second']:.1f} requests/s, {found['texts_per_second']:.1f} texts/s: "
-        f"{found['share_of_own']:.1%} of the {found['own_texts_per_second']:.1f} that the model does by itself; "
-        f"{found['cpu_ms_per_text']:.1f} ms of processor a text, {found['own_cpu_ms_per_text']:.1f} by itself "
+        f"capacity: {found['requests_per_second']:.1f} requests/s, {found['tokens_per_second']:,.0f} tokens/s: "
+        f"{found['share_of_own']:.1%} of the {found['own_tokens_per_second']:,.0f} that the model does by itself; "
+        f"{found['cpu_ms_per_100_tokens']:.1f} ms of processor for 100 tokens, by itself "
+        f"{found['own_cpu_ms_per_100_tokens']:.1f} "
         f"(the load took {found['load_cpu_share']:.0%} of a processor)"
     )
 
@@ -243,13 +258,13 @@ def report(name: str, loads: dict[str, Outcome]) -> str:
     for load, found in loads.items():
         statuses = ", ".join(f"{status or 'no answer'}: {times:,}" for status, times in found.statuses.items())
         rows.append(
-            f"{name:<22}{load:>5}{found.offered:>9.1f}{found.requests_per_second:>9.1f}{found.texts_per_second:>9.1f}"
+            f"{name:<22}{load:>5}{found.offered:>9.1f}{found.requests_per_second:>9.1f}{found.tokens_per_second:>10,.0f}"
             f"{found.p50_ms:>10.1f}{found.p99_ms:>10.1f}   {statuses}"
         )
     return "\n".join(rows)
 
 
-HEADER = f"{'server':<22}{'load':>5}{'offered':>9}{'done/s':>9}{'texts/s':>9}{'p50 ms':>10}{'p99 ms':>10}   statuses"
+HEADER = f"{'server':<22}{'load':>5}{'offered':>9}{'done/s':>9}{'tokens/s':>10}{'p50 ms':>10}{'p99 ms':>10}   statuses"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -272,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = list(real_lines(options.data / "raw"))
     requests = mixed_requests(lines, options.requests)
     is_tuned = has_task(read_info(model_directory(model)))
-    call = bertsmith.load(model) if is_tuned else Encoder.load(model).encode
+    call, count = own_engine(model, is_tuned)
     texts = [text for request in requests for text in request]
     print(
         f"{model}: {len(requests):,} requests of {len(texts):,} texts, {np.mean([len(t) for t in texts]):.0f} "
@@ -285,21 +300,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with started("bertsmith", [*ours, *options.options.split()], port, path) as server:
         if not is_tuned:
             found["least_cosine"] = {"bertsmith": agreement(server, texts[:20], call(texts[:20]))}
-        capacity = found["capacity"] = measure_capacity(server, requests, call, options)
+        capacity = found["capacity"] = measure_capacity(server, requests, count, call, options)
+        stream = prepared(server, requests, count)
         print(capacity_line(capacity))
         print(HEADER)
-        loads = measure_loads(server, requests, capacity["requests_per_second"], options.seconds)
+        loads = measure_loads(server, stream, capacity["requests_per_second"], options.seconds)
         print(report("bertsmith", loads))
         found["servers"]["bertsmith"] = {load: one.to_json() for load, one in loads.items()}
         if options.memory_requests:
-            found["memory"] = measure_memory(server, lines, options.memory_requests)
+            lengths = random_lengths(lines, options.memory_requests)
+            found["memory"] = measure_memory(server, prepared(server, lengths, count))
     for name, command, peer_path in [] if is_tuned or options.no_peers else peers(model, options.infinity):
         port = free_port()
         with started(name, [str(port) if part == "PORT" else part for part in command], port, peer_path) as server:
             found["least_cosine"][name] = agreement(server, texts[:20], call(texts[:20]))
-            asyncio.run(closed_load(server.port, prepared(server, requests), AT_ONCE, min(3, options.seconds)))
-            most = asyncio.run(closed_load(server.port, prepared(server, requests), AT_ONCE, options.seconds))
-            loads = {"most": most, **measure_loads(server, requests, capacity["requests_per_second"], options.seconds)}
+            stream = prepared(server, requests, count)
+            asyncio.run(closed_load(server.port, stream, AT_ONCE, min(3, options.seconds)))
+            most = asyncio.run(closed_load(server.port, stream, AT_ONCE, options.seconds))
+            loads = {"most": most, **measure_loads(server, stream, capacity["requests_per_second"], options.seconds)}
         print(report(name, loads))
         found["servers"][name] = {load: one.to_json() for load, one in loads.items()}
     if "memory" in found:

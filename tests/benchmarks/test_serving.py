@@ -28,7 +28,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert set(load["statuses"]) <= {"200", "429"}
         assert load["statuses"]["200"] > 0
         assert 0 < load["p50_ms"] <= load["p99_ms"]
-    assert values["capacity"]["texts_per_second"] > 0
+    assert values["capacity"]["tokens_per_second"] > 0
     assert values["memory"]["statuses"] == {"200": 30}
     assert min(values["memory"]["resident_mb"]) > 50
     assert "uvicorn" in values["machine"]["versions"]
@@ -55,7 +55,7 @@ def test_a_load_counts_what_comes_back() -> None:
             found = await closed_load(port, few, 1, 0.2)
             assert set(found.statuses) == {200, 429}
             assert found.statuses[200] == pytest.approx(2 * found.statuses[429], abs=2)
-            assert found.texts_per_second == pytest.approx(3 * found.requests_per_second)
+            assert found.tokens_per_second == pytest.approx(3 * found.requests_per_second)
             found = await open_load(port, few, rate=200, seconds=0.3)
             assert 20 < sum(found.statuses.values()) < 120
             found = await closed_load(port, [Prepared(b"GET /none\r\n", 1)], 2, 0.1)
