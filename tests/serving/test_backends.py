@@ -16,7 +16,7 @@ from bertsmith.batch import Batch, pack
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.serving import backends
-from bertsmith.serving.backends import Backend, open_backend, time_models, typical_batch, weights_checksum
+from bertsmith.serving.backends import Backend, open_backend, runs_on_cpu, time_models, typical_batch, weights_checksum
 
 CPU = torch.device("cpu")
 
@@ -129,6 +129,14 @@ def test_graphs_stay_on_the_cpu(model: Path) -> None:
     for root, directory, choice in ((model.parent, model, "onnx"), (export, export, "auto")):
         with pytest.raises(InputError, match="graphs run on the CPU here; device cuda is for --backend torch"):
             opened(root, directory, choice, gpu)
+
+
+def test_a_graph_takes_the_cpu_where_there_is_a_choice(model: Path) -> None:
+    export = add_graph(model, "onnx")
+    assert runs_on_cpu(export, "auto")
+    assert runs_on_cpu(model, "onnx")
+    assert not runs_on_cpu(model, "auto")
+    assert not runs_on_cpu(export, "torch")
 
 
 def test_times_and_usual_lengths() -> None:

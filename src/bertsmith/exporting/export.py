@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -149,7 +150,7 @@ def _graph(
         if runtime == "openvino":
             write_openvino(source, directory / OPENVINO_FILE)
         else:
-            (directory / ONNX_FILE).write_bytes(source.read_bytes())
+            shutil.copyfile(source, directory / ONNX_FILE)
     name = f"{runtime} int8" if settings.int8 else f"{runtime} float32"
     models[name] = open_graph(directory / (ONNX_FILE if runtime == "onnx" else OPENVINO_FILE), runtime, threads)
     outputs = outputs_of(models[name], subject, material)

@@ -52,6 +52,11 @@ def weights_checksum(directory: Path) -> str:
     return "-".join(known.get(name) or files.sha256(directory / name) for name in names)
 
 
+def runs_on_cpu(directory: Path, choice: BackendChoice) -> bool:
+    """Return whether a graph will compute, and so the CPU, whatever other devices there are."""
+    return choice in PACKAGES or (choice == "auto" and read_graph(directory) is not None)
+
+
 def open_backend(
     root: Path,
     directory: Path,

@@ -20,7 +20,7 @@ from bertsmith.export_config import ExportSettings
 from bertsmith.model.bert import Bert
 from bertsmith.model.inference import fix_weights
 from bertsmith.model.weights import load_tokenizer, load_tuned, model_directory, read_info
-from bertsmith.serving.backends import BackendChoice, open_backend, typical_batch
+from bertsmith.serving.backends import BackendChoice, open_backend, runs_on_cpu, typical_batch
 from bertsmith.serving.writing import check_output, output_file, writer_of
 from bertsmith.task_config import EvaluateSettings, PredictSettings
 from bertsmith.tasks.by_name import task_of
@@ -70,7 +70,7 @@ class Predictor:
         info = read_info(directory)
         self.task, facts = task_of(info, directory)
         self.facts = facts | {"long_texts": long_texts}
-        self.device = pick_device(device)
+        self.device = pick_device("cpu" if device == "auto" and runs_on_cpu(directory, backend) else device)
         self.tokenizer = load_tokenizer(directory, info.config)
         self.max_length: int = self.facts["max_length"]
 
