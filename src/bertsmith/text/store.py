@@ -14,6 +14,7 @@ The nested offsets of the lists give document and sentence lengths without touch
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ MANIFEST = "manifest.json"
 TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
 CONFIG = "config.yaml"
+
+# After so many look-ups the pages of mapped shards are let go of: resident memory does not grow with the store.
+_LOOK_UPS = 512
 
 _WHAT = "a token store made by 'bertsmith prepare'"
 
@@ -157,6 +161,7 @@ class Shard:
         token_ids: (T,) uint16 or uint32.
         sources: (D,) int32.
         lines: (D,) int64.
+        pages: the mapping that they are views into; None where they are not of a mapped file.
     """
 
     sentence_starts: np.ndarray
@@ -164,6 +169,7 @@ class Shard:
     token_ids: np.ndarray
     sources: np.ndarray
     lines: np.ndarray
+    pages: mmap.mmap | None = None
 
 
 def read_shard(path: Path) -> Shard:
@@ -175,8 +181,9 @@ def read_shard(path: Path) -> Shard:
     import pyarrow as pa
 
     try:
-        with pa.memory_map(str(path)) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
+        with path.open("rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        batch = pa.ipc.open_file(pa.py_buffer(pages)).get_batch(0)
         documents = batch.column("sentences")
         sentences = documents.values
         shard = Shard(
@@ -185,10 +192,11 @@ def read_shard(path: Path) -> Shard:
             token_ids=sentences.values.to_numpy(),
             sources=batch.column("source").to_numpy(),
             lines=batch.column("line").to_numpy(),
+            pages=pages,
         )
     except FileNotFoundError:
         raise InputError("missing; the token store is not complete", path=path) from None
-    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"is not a whole shard of a token store: {error}", path=path) from None
     if shard.sentence_starts[-1] != len(shard.token_starts) - 1 or shard.token_starts[-1] != len(shard.token_ids):
         raise InputError("is not a whole shard of a token store: its offsets do not fit", path=path)
@@ -197,6 +205,8 @@ def read_shard(path: Path) -> Shard:
 
 class TokenStore:
     """A corpus as token ids, read from memory-mapped files. Threads may read it together; it can be pickled.
+
+    The files' pages are let go of as it is read, so resident memory does not grow with the store.
 
     Attributes:
         path: the directory.
@@ -222,6 +232,7 @@ class TokenStore:
         self._shards = shards
         # A list, not an array: bisect on it takes a tenth of np.searchsorted's time.
         self._shard_starts = offsets(np.array([len(s.lines) for s in shards]), np.int64).tolist()
+        self._look_ups = 0
 
     @classmethod
     def open(cls, path: Path | str, check: bool = True) -> TokenStore:
@@ -329,11 +340,26 @@ class TokenStore:
     def _find(self, document: int) -> tuple[Shard, int]:
         if not 0 <= document < self._shard_starts[-1]:
             raise IndexError(f"no document {document}: the store holds {self._shard_starts[-1]}")
+        self._look_ups += 1
+        if self._look_ups >= _LOOK_UPS:
+            self._look_ups = 0
+            for shard in self._shards:
+                _let_go(shard)
         number = bisect_right(self._shard_starts, document) - 1
         return self._shards[number], document - self._shard_starts[number]
 
     def _per_document(self, numbers: Callable[[Shard], np.ndarray]) -> np.ndarray:
-        return np.concatenate([numbers(shard) for shard in self._shards]).astype(np.int64)
+        found = []
+        for shard in self._shards:
+            found.append(numbers(shard))
+            _let_go(shard)
+        return np.concatenate(found, dtype=np.int64)
+
+
+def _let_go(shard: Shard) -> None:
+    """Let go of a shard's pages; they stay in the system's cache, and come back as they are asked for."""
+    if shard.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        shard.pages.madvise(mmap.MADV_DONTNEED)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
