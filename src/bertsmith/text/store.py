@@ -14,6 +14,7 @@ The nested offsets of the lists give document and sentence lengths without touch
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ MANIFEST = "manifest.json"
 TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
 CONFIG = "config.yaml"
+
+# After so many look-ups the pages of mapped shards are let go of: resident memory does not grow with the store.
+_LOOK_UPS = 512
 
 _WHAT = "a token store made by 'bertsmith prepare'"
 
@@ -164,6 +168,7 @@ class Shard:
         token_ids: (T,) uint16 or uint32.
         sources: (D,) int32.
         lines: (D,) int64.
+        pages: the mapping that they are views into; None where they are not of a mapped file.
     """
 
     sentence_starts: np.ndarray
@@ -171,6 +176,7 @@ class Shard:
     token_ids: np.ndarray
     sources: np.ndarray
     lines: np.ndarray
+    pages: mmap.mmap | None = None
 
 
 class AnyShard(Protocol):
@@ -198,27 +204,26 @@ def read_shard(path: Path) -> Shard:
     Raises:
         InputError: the file is missing or is not a whole shard.
     """
-    import pyarrow as pa
-
     try:
-        with pa.memory_map(str(path)) as source:
-            return parse_shard(source, path)
+        with path.open("rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise InputError("missing; the token store is not complete", path=path) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"is not a whole shard of a token store: {error}", path=path) from None
+    return parse_shard(pages, path)
 
 
-def parse_shard(source: Any, path: object) -> Shard:
-    """Return the views into a shard's bytes: a buffer, or an open file of pyarrow's; nothing is copied.
+def parse_shard(pages: mmap.mmap, path: object) -> Shard:
+    """Return the views into a mapped shard; nothing is copied.
 
     Raises:
-        InputError: they are not a whole shard; ``path`` names it.
+        InputError: it is not a whole shard; ``path`` names it.
     """
     import pyarrow as pa
 
     try:
-        batch = pa.ipc.open_file(source).get_batch(0)
+        batch = pa.ipc.open_file(pa.py_buffer(pages)).get_batch(0)
         documents = batch.column("sentences")
         sentences = documents.values
         shard = Shard(
@@ -227,8 +232,9 @@ def parse_shard(source: Any, path: object) -> Shard:
             token_ids=sentences.values.to_numpy(),
             sources=batch.column("source").to_numpy(),
             lines=batch.column("line").to_numpy(),
+            pages=pages,
         )
-    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"is not a whole shard of a token store: {error}", path=path) from None
     if shard.sentence_starts[-1] != len(shard.token_starts) - 1 or shard.token_starts[-1] != len(shard.token_ids):
         raise InputError("is not a whole shard of a token store: its offsets do not fit", path=path)
@@ -237,6 +243,8 @@ def parse_shard(source: Any, path: object) -> Shard:
 
 class TokenStore:
     """A corpus as token ids, read from memory-mapped files. Threads may read it together; it can be pickled.
+
+    The files' pages are let go of as it is read, so resident memory does not grow with the store.
 
     Attributes:
         path: the directory, or its URL.
@@ -269,6 +277,7 @@ class TokenStore:
         self._reopen = reopen
         # A list, not an array: bisect on it takes a tenth of np.searchsorted's time.
         self._shard_starts = offsets(np.array([len(s.lines) for s in shards]), np.int64).tolist()
+        self._look_ups = 0
 
     @classmethod
     def open(cls, path: Path | str, check: bool = True) -> TokenStore:
@@ -389,11 +398,26 @@ class TokenStore:
     def _find(self, document: int) -> tuple[AnyShard, int]:
         if not 0 <= document < self._shard_starts[-1]:
             raise IndexError(f"no document {document}: the store holds {self._shard_starts[-1]}")
+        self._look_ups += 1
+        if self._look_ups >= _LOOK_UPS:
+            self._look_ups = 0
+            for shard in self._shards:
+                _let_go(shard)
         number = bisect_right(self._shard_starts, document) - 1
         return self._shards[number], document - self._shard_starts[number]
 
     def _per_document(self, numbers: Callable[[AnyShard], np.ndarray]) -> np.ndarray:
-        return np.concatenate([numbers(shard) for shard in self._shards]).astype(np.int64)
+        found = []
+        for shard in self._shards:
+            found.append(numbers(shard))
+            _let_go(shard)
+        return np.concatenate(found, dtype=np.int64)
+
+
+def _let_go(shard: AnyShard) -> None:
+    """Let go of a mapped shard's pages; they stay in the system's cache, and come back as they are asked for."""
+    if isinstance(shard, Shard) and shard.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        shard.pages.madvise(mmap.MADV_DONTNEED)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
