@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
+from bertsmith.catalogue.translate import phrase
 from bertsmith.errors import InputError, LostProcessError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Processes:
     @property
     def several(self) -> str:
         """How many they are, for a message that goes on with the threads of each: nothing for a process alone."""
-        return f"{self.size} processes of " if self.size > 1 else ""
+        return phrase("{1} processes of ", str(self.size)) if self.size > 1 else ""
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Return each value summed over all processes (in float64); every process must ask."""
