@@ -157,7 +157,7 @@ def train(
             model, micro_batches, objective, progress.step, device, dtype, seed, processes, parallel, scaler
         )
         loss = sum(losses.values())
-        grad_norm, reason, overflow = _update(model, optimizer, progress, loss, settings, scaler)
+        grad_norm, reason, overflow = _update(model, optimizer, learning_rate, progress, loss, settings, scaler)
         (tokens,) = processes.sums([sum(batch.num_tokens for batch in micro_batches if not batch.idle)])
         now = time.monotonic()
         progress.step += 1
@@ -180,6 +180,7 @@ def train(
 def _update(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    learning_rate: float,
     progress: Progress,
     loss: float,
     settings: OptimizerSettings,
@@ -198,7 +199,6 @@ def _update(
             reason = refusal(loss, grad_norm, progress.recent, settings.spike)
         return overflow is None and reason is None
 
-    learning_rate = progress.schedule.learning_rate(progress.step)
     grad_norm = apply_gradients(model, optimizer, learning_rate, settings.max_grad_norm, accept, scaler)
     if scaler is not None:
         scaler.update()
