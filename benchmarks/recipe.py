@@ -156,7 +156,8 @@ def score(
     """Return the held-out loss and next-sentence accuracy of transformers' weights."""
     reader.load_state_dict(from_transformers(model.state_dict(), reader.config.num_hidden_layers))
     entropy = unigram_entropy(store.token_counts, held_out)
-    result = evaluate(reader, held_out, entropy, torch.device("cpu"), torch.float32)
+    counted = [(batch, True) for batch in held_out]
+    result = evaluate(reader, counted, entropy, torch.device("cpu"), torch.float32)
     return result.mlm_loss, result.nsp_accuracy
 
 

@@ -24,9 +24,22 @@ KOREAN: dict[str, str] = json.loads(
     resources.files("bertsmith.catalogue").joinpath("ko.json").read_text(encoding="utf-8")
 )
 # What is the same in every language.
-SAME = {"  A  {1}", "  B  {1}", "  A: {1}", "  B: {1}", "A", "B", "F1", "MB", "id", "pearson", "spearman"}
+SAME = {
+    "{1} ({2} to {3})",
+    "  A  {1}",
+    "  B  {1}",
+    "  A: {1}",
+    "  B: {1}",
+    "A",
+    "B",
+    "F1",
+    "MB",
+    "id",
+    "pearson",
+    "spearman",
+}
 # What stands beside messages and is none: examples, keys of files, figures.
-NOT_SAID = {*BLANKS, "gold", "truncated", "max_length", "{1} s"}
+NOT_SAID = {*BLANKS, "gold", "truncated", "max_length", "{1} s", ' -H "Authorization: Bearer $BERTSMITH_API_KEY"'}
 
 
 def holes(text: str) -> list[str]:

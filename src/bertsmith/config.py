@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from bertsmith import files
 from bertsmith.errors import InputError, nearest
@@ -39,7 +40,16 @@ def _seconds(value: Any) -> Any:
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 """Seconds, also written as 90s, 30m or 1.5h."""
 
-AnyPath = Annotated[Location, BeforeValidator(as_location), PlainSerializer(str, when_used="json")]
+
+def _location(value: Any) -> Any:
+    """Return a location; what is none is refused here, since a union would say so once for each of its members."""
+    found = as_location(value)
+    if not isinstance(found, Location):
+        raise PydanticCustomError("path_type", "Input is not a valid path for {kind}", {"kind": "a path or URL"})
+    return found
+
+
+AnyPath = Annotated[Location, BeforeValidator(_location), PlainSerializer(str, when_used="json")]
 """A path of this machine, or a URL (s3://, gs://, hf:// and what else fsspec opens)."""
 
 

@@ -387,7 +387,7 @@ def test_what_the_service_says_is_in_the_readers_language(browser: Any, address:
     go(browser, address, "choose")
     write(browser, "choose-endings", "하나\n둘")
     press(browser, "CONTROL", "ENTER")
-    until(lambda: "이어질 말 3개가 필요하며" in texts(browser, "#choose-context-error")[0])
+    until(lambda: "보기 3개가 모두 비어 있지 않아야" in texts(browser, "#choose-context-error")[0])
 
 
 def test_a_service_with_a_key_asks_for_it(browser: Any, models: dict[str, Path]) -> None:

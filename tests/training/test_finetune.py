@@ -95,7 +95,7 @@ def test_from_scratch_starts_elsewhere(run: Path, tmp_path: Path) -> None:
 
 
 def test_predictions_do_not_depend_on_company(tuned: Path) -> None:
-    predict = bertsmith.load(tuned)
+    predict = bertsmith.load(tuned, long_texts="cut")
     texts = ["a dog", "나는 우리 고양이는 밥을 먹었다", "my sister sees a dog the river " * 5, "the cat"]
     together = predict(texts)
     for text, prediction in zip(texts, together, strict=True):
@@ -280,7 +280,7 @@ def test_numbers_as_labels_stay_names_and_a_very_long_text_is_cut(
     said = capsys.readouterr().err
     assert "1 of 10 texts are longer than 30 tokens" in said
     assert "every dev row stands among the training rows" in said
-    predictor = bertsmith.load(tmp_path / "tuned")
+    predictor = bertsmith.load(tmp_path / "tuned", long_texts="cut")
     assert set(predictor("a dog").scores) == {"10", "2", "01"}
     assert predictor("a dog " * 17_000).truncated > 10_000
 

@@ -288,7 +288,8 @@ def _sentence_model(
                 "versions": _versions(),
             },
         )
-    scaled = ", scaled to length 1" if again.recipe.normalize else ""
-    log.say(f"{settings.output}: an encoder for sentence-transformers, {again.recipe.pooling}{scaled}")
+    pooling: str = again.recipe.pooling
+    how = f"{pooling}, scaled to length 1" if again.recipe.normalize else pooling
+    log.say(f"{settings.output}: an encoder for sentence-transformers, {how}")
     log.say(f'next, in Python: sentence_transformers.SentenceTransformer("{settings.output}")')
     return found

@@ -59,15 +59,15 @@ def sample_inputs(task: str, facts: Facts, count: int = 500) -> list[Any]:
     """Return inputs for a task as Python gives them: runs of one to eight of the sentences above, in both languages."""
     draw = np.random.default_rng(0)
 
-    def text(most: int = _MOST) -> str:
+    def some_text(most: int = _MOST) -> str:
         sentences = (ENGLISH, KOREAN)[int(draw.integers(2))]
         first, size = int(draw.integers(len(sentences))), int(draw.integers(1, most + 1))
         return " ".join(sentences[(first + n) % len(sentences)] for n in range(size))
 
     if task == "qa":
-        return [(_QUESTIONS[n % len(_QUESTIONS)], text()) for n in range(count)]
+        return [(_QUESTIONS[n % len(_QUESTIONS)], some_text()) for n in range(count)]
     if task == "choose":
-        return [(text(), tuple(text(2) for _ in range(facts["choices"] or 3))) for _ in range(count)]
+        return [(some_text(), tuple(some_text(2) for _ in range(facts["choices"] or 3))) for _ in range(count)]
     if "text_b" in facts["columns"]:
-        return [(text(), text(2)) for _ in range(count)]
-    return [text() for _ in range(count)]
+        return [(some_text(), some_text(2)) for _ in range(count)]
+    return [some_text() for _ in range(count)]

@@ -113,10 +113,10 @@ def _full(error: OSError, work: Path, encoder: Encoder, tokens: bool, total: int
     if not is_full(error):
         return error
     size = 4 * encoder.width * total if total and not tokens else 0
-    needed = f"{human(size)}B of vectors are written twice, " if size else ""
     free = human(shutil.disk_usage(work).free)
+    room = f"{human(size)}B of vectors are written twice, {free}B free" if size else f"{free}B free"
     return InputError(
-        f"the disk is full ({needed}{free}B free). What is done is whole; make room, and the same command goes on",
+        f"the disk is full ({room}). What is done is whole; make room, and the same command goes on",
         path=work,
     )
 

@@ -180,7 +180,8 @@ def model_directory(path: Path) -> Path:
     if is_hub_name(path):
         return download(str(path))
     if not path.exists():
-        hint = f" (a model of the hub is named {PREFIX}{path})" if looks_like_hub_name(path) else ""
+        name = f"{PREFIX}{path}"
+        hint = f" (a model of the hub is named {name})" if looks_like_hub_name(path) else ""
         raise InputError(f"no such directory; expected a model or a run{hint}", path=path)
     if not path.is_dir():
         raise InputError("is a file; expected the directory of a model or a run", path=path)

@@ -73,7 +73,8 @@ def activations(config: ModelConfig, step: StepShape, precision: Precision, kind
     """
     short = 2 if precision == "bfloat16" else FLOAT32
     width, inner = config.hidden_size, config.intermediate_size
-    masks = 2 if config.hidden_dropout_prob else 0  # a byte a value, after attention and feed-forward network
+    # A byte a value, after attention and feed-forward network; compiled kernels draw the bits again instead.
+    masks = 2 if config.hidden_dropout_prob and kind == "gpu" else 0
     # To the end of attention: the input of the projections, these, the output and a sum a head.
     seen = short * (width + 3 * width + width) + FLOAT32 * config.num_attention_heads
     if kind == "gpu":
@@ -81,6 +82,8 @@ def activations(config: ModelConfig, step: StepShape, precision: Precision, kind
     # After it: two sums before layer norms with two figures each, the feed-forward network's input, inside, and inside
     # after the activation.
     after = FLOAT32 * (2 * width + 4) + short * (width + 2 * inner) + masks * width
+    if kind == "cpu" and short < FLOAT32:
+        after += short * 2 * width  # the kernels keep what is added to the residual beside the sum
     looked_at = step.masked + step.sequences
     layers = config.num_hidden_layers * step.tokens * seen
     layers += ((config.num_hidden_layers - 1) * step.tokens + looked_at) * after

@@ -127,7 +127,8 @@ def _say_what_to_do(log: Log, address: str, model: ServedModel, keyed: bool) -> 
         path, body = "/v1/embeddings", {"model": model.name, "input": ["A text.", "텍스트."]}
     key = ' -H "Authorization: Bearer $BERTSMITH_API_KEY"' if keyed else ""
     data = shlex.quote(json.dumps(body, ensure_ascii=False))
-    log.say(f"next: curl {shlex.quote(address + path)}{key} -H 'Content-Type: application/json' -d {data}")
+    asked = shlex.quote(address + path) + key
+    log.say(f"next: curl {asked} -H 'Content-Type: application/json' -d {data}")
 
 
 @contextlib.contextmanager
