@@ -8,7 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -78,9 +78,10 @@ inline Vec load(const T* place, Whole) { return load(place); }
 template <typename T>
 inline void store(T* place, Vec value, Whole) { store(place, value); }
 
-inline Vec first_lanes(Vec value, Whole) { return value; }
-inline Vec first_lanes(Vec value, int count) {
-  for (int lane = count; lane < kWidth; ++lane) value[lane] = 0;
+// `value` in the lanes that are there, `other` in those that are not.
+inline Vec first_lanes(Vec value, Whole, Vec = Vec{}) { return value; }
+inline Vec first_lanes(Vec value, int count, Vec other = Vec{}) {
+  for (int lane = count; lane < kWidth; ++lane) value[lane] = other[lane];
   return value;
 }
 
@@ -102,6 +103,15 @@ inline float largest_of(Vec value) {
   float most = value[0];
   for (int lane = 1; lane < kWidth; ++lane) most = value[lane] > most ? value[lane] : most;
   return most;
+}
+
+// 1 / x with a relative error below 1e-4.
+inline Vec about_inverse(Vec x) {
+#if defined(__AVX512F__)
+  return same_bits<Vec>(_mm512_rcp14_ps(same_bits<__m512>(x)));
+#else
+  return 1.0f / x;
+#endif
 }
 
 // exp(x) for x <= 0, 0 below -87: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; relative error below 2e-7. What is
