@@ -51,6 +51,7 @@ constexpr int kTileVectors = 4;
 constexpr int kTileColumns = kTileVectors * 16;
 constexpr int64_t kLeftBytes = 400000;  // what stays in the cache beside a strip
 constexpr int64_t kAhead = 8;           // rows that are fetched before their turn
+constexpr int64_t kShort = 128;         // float32 numbers in one sum
 constexpr int64_t kLongest = 2048;      // units summed at a time
 constexpr int64_t kUnits = 256;         // the same for the gradient of weights
 
@@ -123,16 +124,29 @@ struct Tile {
   __m512 sums[kTileRows][kTileVectors];
 
   Tile(const uint32_t* left, ptrdiff_t row_stride, ptrdiff_t unit_stride, const uint32_t* strip, int64_t units) {
-    for (auto& row : sums)
+    // Sums of float32 are made of sums over shorter parts, whose rounding adds up to less.
+    const int64_t part = kNumbers<T> == 1 ? kShort : units;
+    add<true>(left, row_stride, unit_stride, strip, std::min(part, units));
+    for (int64_t k = part; k < units; k += part)
+      add<false>(left + k * unit_stride, row_stride, unit_stride, strip + k * kTileColumns, std::min(part, units - k));
+  }
+
+  template <bool kFirst>
+  inline void add(const uint32_t* left, ptrdiff_t row_stride, ptrdiff_t unit_stride, const uint32_t* strip,
+                  int64_t units) {
+    __m512 part[kTileRows][kTileVectors];
+    for (auto& row : part)
       for (auto& sum : row) sum = _mm512_setzero_ps();
     for (int64_t k = 0; k < units; ++k, left += unit_stride, strip += kTileColumns) {
       __m512i numbers[kTileVectors];
       for (int v = 0; v < kTileVectors; ++v) numbers[v] = _mm512_loadu_si512(strip + v * 16);
       for (int i = 0; i < kTileRows; ++i) {
         const __m512i factor = _mm512_set1_epi32(static_cast<int>(left[i * row_stride]));
-        for (int v = 0; v < kTileVectors; ++v) sums[i][v] = multiply_add(sums[i][v], factor, numbers[v], T{});
+        for (int v = 0; v < kTileVectors; ++v) part[i][v] = multiply_add(part[i][v], factor, numbers[v], T{});
       }
     }
+    for (int i = 0; i < kTileRows; ++i)
+      for (int v = 0; v < kTileVectors; ++v) sums[i][v] = kFirst ? part[i][v] : _mm512_add_ps(sums[i][v], part[i][v]);
   }
 
   // Calls work(row, column, sums, lanes) for the vectors of rows [first, last) in which there are columns.
