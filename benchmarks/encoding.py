@@ -4,10 +4,11 @@ python benchmarks/encoding.py --data ../shared/data --texts 20000 --json encodin
 
 Two jobs: 512 sentences of mixed lengths, and many lines as they stand in the files. Every engine gets the same strings
 and gives float32 vectors: mean over the tokens of the last layer, scaled to length 1; tokenising is part of every
-engine's time. Ours is the public `Encoder`. The others pad: texts are tokenised, sorted by length and go through in
-batches of --batch-size, each padded to its longest. Engines take turns in every round; printed are medians and ratios.
-transformers is always there; sentence-transformers, onnxruntime (with onnx and onnxscript for the export) and openvino
-take part where they can be imported.
+engine's time. With --precision bfloat16 ours and OpenVINO compute in bfloat16, the others in float32 as before. Ours is
+the public `Encoder`. The others pad: texts are tokenised, sorted by length and go through in batches of --batch-size,
+each padded to its longest. Engines take turns in every round; printed are medians and ratios. transformers is always
+there; sentence-transformers, onnxruntime (with onnx and onnxscript for the export) and openvino take part where they
+can be imported.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Setup:
     max_length: int
     batch_size: int
     threads: int
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def ours(setup: Setup) -> Encode:
         max_length=setup.max_length,
         device="cpu",
         threads=setup.threads,
+        precision=setup.precision,  # type: ignore[arg-type]
     )
     return encoder.encode
 
@@ -139,12 +142,12 @@ def with_onnxruntime(setup: Setup) -> Encode:
 
 
 def with_openvino(setup: Setup) -> Encode:
-    """Return OpenVINO on the model that it converts from transformers', in float32."""
+    """Return OpenVINO on the model that it converts from transformers'."""
     import openvino
 
     network = openvino.convert_model(_LastHidden(_their_model(setup.model)), example_input=_example())
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if setup.precision == "bfloat16" else "f32",
         "INFERENCE_NUM_THREADS": str(setup.threads),
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -337,6 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=int, default=20_000, help="lines of the second job; 0 leaves it out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of ours and OpenVINO")
     parser.add_argument("--batch-size", type=int, default=32, help="of the engines that pad")
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--calls", type=int, default=300, help="of one sentence each")
@@ -347,15 +351,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{raw} is not there; give the folder of the data with --data")
     names = available(options.engines)
     torch.set_num_threads(options.threads)
-    setup = Setup(options.model or encoder_directory(), options.max_length, options.batch_size, options.threads)
+    setup = Setup(
+        options.model or encoder_directory(), options.max_length, options.batch_size, options.threads, options.precision
+    )
     engines = {name: ENGINES[name](setup) for name in names}
     jobs = make_jobs(list(real_lines(raw)), options.texts, options.rounds)
     results = [result for job in jobs for result in measure(job, engines)]
     latencies = measure_latency(jobs[0].texts, engines, options.calls) if options.calls else []
     missing = [name for name in options.engines if name not in names]
     print(
-        f"{setup.model}: float32, at most {setup.max_length} tokens, {setup.threads} threads, padded batches of "
-        f"{setup.batch_size}; {', '.join(f'{len(job.texts):,} {job.name} in {job.rounds} round(s)' for job in jobs)}; "
+        f"{setup.model}: {setup.precision}, at most {setup.max_length} tokens, {setup.threads} threads, padded batches "
+        f"of {setup.batch_size}; "
+        f"{', '.join(f'{len(job.texts):,} {job.name} in {job.rounds} round(s)' for job in jobs)}; "
         f"tokenising included{'; not installed: ' + ', '.join(missing) if missing else ''}"
     )
     print(report(results, latencies))

@@ -30,7 +30,7 @@ from bertsmith.plan_config import PlanSettings
 from bertsmith.planning.operations import operations, shape_of
 from bertsmith.planning.plan import Plan, plan
 from bertsmith.text.tokenizer import Tokenizer
-from bertsmith.training.checkpoint import save_optimizer
+from bertsmith.training.checkpoint import optimizer_tensors, save_optimizer
 from bertsmith.training.device import pick_precision, set_up_process
 from bertsmith.training.optimizer import make_optimizer
 
@@ -150,7 +150,7 @@ def checkpoint_bytes(workload: Workload) -> int:
         written = Path(folder) / "checkpoint"
         written.mkdir()
         write_model(model, written, Tokenizer.load(folder))
-        save_optimizer(written, model, optimizer)
+        save_optimizer(written, optimizer_tensors(model, optimizer))
         return sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
 
 

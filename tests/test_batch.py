@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertsmith.batch import by_token_budget, pack
+from bertsmith.batch import by_token_budget, join, pack
 
 
 def test_pack_lays_sequences_end_to_end() -> None:
@@ -44,6 +46,21 @@ def test_pack_refuses_what_does_not_fit_together() -> None:
         pack([[1, 2], [3]], segment_ids=[[0], [0, 1]])
     with pytest.raises(ValueError, match="2 sequences but 1 labels"):
         pack([[1, 2], [3]], labels=[0])
+
+
+def test_joined_batches_are_those_of_all_their_sequences() -> None:
+    sequences, segments = [[4, 5, 6], [7, 8], [9], [3, 2]], [[0, 0, 1], [0, 0], [0], [1, 1]]
+    parts = [pack(sequences[:2], segments[:2], labels=[1, 0]), pack(sequences[2:3]), pack(sequences[3:], segments[3:])]
+    parts[0] = replace(parts[0], masked_positions=torch.tensor([1, 3]))
+    parts[2] = replace(parts[2], masked_positions=torch.tensor([0]))
+    joined, whole = join(parts), pack(sequences, segments)
+    for name in ("token_ids", "segment_ids", "position_ids", "sequence_starts"):
+        assert getattr(joined, name).tolist() == getattr(whole, name).tolist(), name
+    assert joined.max_length == whole.max_length
+    assert joined.masked_positions is not None
+    assert joined.token_ids[joined.masked_positions].tolist() == [5, 7, 3]
+    assert joined.labels is None
+    assert join(parts[1:2]).masked_positions is None
 
 
 def test_to_moves_every_tensor_and_keeps_the_rest() -> None:

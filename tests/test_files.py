@@ -159,7 +159,11 @@ def test_seal_covers_all_files_but_its_own(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("y")
     files.seal(tmp_path)
     sums = json.loads((tmp_path / files.CHECKSUMS).read_text())
+    assert sums.pop(files.CHECKSUMS)
     assert sums == {"b": files.sha256(tmp_path / "b"), "sub/a": files.sha256(tmp_path / "sub" / "a")}
+    # As earlier versions wrote it.
+    (tmp_path / files.CHECKSUMS).write_text(json.dumps(sums))
+    files.check_directory(tmp_path, what="the directory")
 
 
 def _try_to_write(directory: str, queue: multiprocessing.Queue[str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bertsmith.batch import Batch, pack
     from bertsmith.errors import InputError
+    from bertsmith.exporting.export import export
     from bertsmith.features.embed import embed
     from bertsmith.features.encoder import Encoder
     from bertsmith.model.bert import Bert
@@ -35,6 +36,7 @@ _HOMES = {
     "Tokenizer": "text.tokenizer",
     "embed": "features.embed",
     "evaluate": "serving.evaluating",
+    "export": "exporting.export",
     "finetune": "training.finetune",
     "learn_vocabulary": "text.vocabulary",
     "load": "serving.predictor",
@@ -54,6 +56,7 @@ __all__ = [
     "__version__",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "learn_vocabulary",
     "load",

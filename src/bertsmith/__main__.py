@@ -9,13 +9,16 @@ import sys
 
 import click
 
+from bertsmith.catalogue.commands import show_error
 from bertsmith.catalogue.translate import phrase, translated
 from bertsmith.cli import cli
 from bertsmith.errors import InputError, LostProcessError
+from bertsmith.machine import limit_libraries
 
 
 def main() -> None:
     """Run the command line; exit code 2 for what the user can mend, 130 after Ctrl-C, 1 when another process ended."""
+    limit_libraries()
     for stream in (sys.stdout, sys.stderr):
         # Korean must print under any locale.
         with contextlib.suppress(AttributeError, ValueError):
@@ -29,7 +32,7 @@ def main() -> None:
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
-        error.show()
+        show_error(error)
         sys.exit(2)
     except InputError as error:
         message = translated(error.message)
@@ -46,7 +49,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR):
             raise
-        _fail(f"{error.filename or 'writing'}: {error.strerror}")
+        _fail(f"{error.filename or phrase('writing')}: {translated(error.strerror or str(error))}")
     except MemoryError:
         _fail(phrase("out of memory; try a smaller --batch-size, or --micro-batch-size"))
 

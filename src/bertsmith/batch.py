@@ -95,6 +95,25 @@ def pack(
     )
 
 
+def join(batches: Sequence[Batch]) -> Batch:
+    """Lay batches end to end, so that their sequences go through a model together; labels are not kept."""
+    places = np.cumsum([0, *(batch.num_tokens for batch in batches)]).tolist()
+    masked = [
+        batch.masked_positions + place
+        for batch, place in zip(batches, places, strict=False)
+        if batch.masked_positions is not None
+    ]
+    starts = [batch.sequence_starts[1:] + place for batch, place in zip(batches, places, strict=False)]
+    return Batch(
+        token_ids=torch.cat([batch.token_ids for batch in batches]),
+        segment_ids=torch.cat([batch.segment_ids for batch in batches]),
+        position_ids=torch.cat([batch.position_ids for batch in batches]),
+        sequence_starts=torch.cat([batches[0].sequence_starts[:1], *starts]),
+        max_length=max(batch.max_length for batch in batches),
+        masked_positions=torch.cat(masked) if masked else None,
+    )
+
+
 def by_token_budget(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Group sequence numbers into batches of at most ``max_tokens`` tokens, similar lengths together.
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 from typing import Any
 
 import click
 
 import bertsmith
-from bertsmith.catalogue.commands import in_language
+from bertsmith.catalogue.commands import WideFormatter, in_language
 from bertsmith.catalogue.translate import LANGUAGES, VARIABLE, language, phrase, translated
 
 # What each command is, without importing it: `bertsmith --help` starts at once.
@@ -27,7 +26,9 @@ _SUMMARIES = {
     "finetune": "Tune a pre-trained model for a task.",
     "evaluate": "Score a fine-tuned model on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
+    "serve": "Put models behind HTTP, with a page to try them.",
     "embed": "Turn texts into vectors: features for other models.",
+    "export": "Write a model for runtimes without torch: ONNX, OpenVINO, sentence-transformers.",
     "compare": "See what BERT is worth on your rows, beside models without it.",
     "ablate": "Pre-train the same network in several ways, and see what each is worth in tasks.",
     "tags": "Write a tagged file's entities in another scheme (BIO, IOB1, BIOES, BILOU, BMES).",
@@ -69,11 +70,18 @@ _STAGES = {
         "predict_file",
         "bertsmith predict tuned --input new.csv -o predictions.jsonl",
     ),
+    "serve": ("serve_config.ServeSettings", "service.serve", "serve", "bertsmith serve tuned run --port 8000"),
     "embed": (
         "feature_config.EmbedSettings",
         "features.embed",
         "embed",
         "bertsmith embed run --input texts.csv --text text -o vectors.parquet",
+    ),
+    "export": (
+        "export_config.ExportSettings",
+        "exporting.export",
+        "export",
+        "bertsmith export tuned --check test.csv -o tuned/onnx",
     ),
     "ablate": (
         "ablation_config.AblateSettings",
@@ -178,8 +186,7 @@ def _speak(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     if value is not None:
         os.environ[VARIABLE] = value
     if language() != "en":
-        # A Korean letter takes two columns; click counts one.
-        ctx.terminal_width = max(50, shutil.get_terminal_size().columns * 5 // 8)
+        ctx.formatter_class = WideFormatter
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -294,7 +301,7 @@ def _fill(model: str, text: str, top_k: int, as_json: bool) -> None:
         return
     for number, blank in enumerate(blanks, start=1):
         if len(blanks) > 1:
-            click.echo(f"blank {number}")
+            click.echo(phrase("blank {1}", str(number)))
         for token, share in blank:
             click.echo(f"  {share:6.1%}  {'█' * round(30 * share):<30}  {token}")
 
@@ -309,8 +316,9 @@ def _next(model: str, a: str, b: str, as_json: bool) -> None:
     from bertsmith.serving.looking import next_sentence
 
     share = next_sentence(model, a, b)
-    verdict = "B is the next sentence" if share >= 0.5 else "B is not the next sentence"
-    click.echo(json.dumps({"is_next": share}) if as_json else f"{verdict} (probability that it is: {share:.1%})")
+    verdict = phrase("B is the next sentence") if share >= 0.5 else phrase("B is not the next sentence")
+    said = phrase("{1} (probability that it is: {2})", verdict, f"{share:.1%}")
+    click.echo(json.dumps({"is_next": share}) if as_json else said)
 
 
 @click.command("show", epilog='Example: bertsmith show run "한국어 ㅋㅋㅋ" "a second text"')
@@ -331,7 +339,7 @@ def _show(model: str, text: str, text_b: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], ensure_ascii=False))
         return
-    table = Table("position", "token", "id", "segment", "word", "span", "characters")
+    table = Table(*map(translated, ("position", "token", "id", "segment", "word", "span", "characters")))
     for row in rows:
         word = "" if row.word is None else str(row.word)
         span = "" if row.span is None else f"{row.span[0]}-{row.span[1]}"

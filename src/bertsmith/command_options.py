@@ -74,8 +74,8 @@ def _plain(annotation: Any) -> tuple[Any, bool]:
     if origin in (Union, types.UnionType):
         return _plain(next(part for part in get_args(annotation) if part is not type(None)))
     if origin is list:
-        return get_args(annotation)[0], True
-    if hasattr(annotation, "__metadata__"):  # a duration: text such as 30m
+        return _plain(get_args(annotation)[0])[0], True
+    if hasattr(annotation, "__metadata__"):  # written in a way of its own, such as 30m
         return str, False
     return annotation, False
 

@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bertsmith import files
 from bertsmith.errors import InputError, nearest
+from bertsmith.locations import Location, as_location
 
 
 def _seconds(value: Any) -> Any:
@@ -28,6 +38,9 @@ def _seconds(value: Any) -> Any:
 
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 """Seconds, also written as 90s, 30m or 1.5h."""
+
+AnyPath = Annotated[Location, BeforeValidator(as_location), PlainSerializer(str, when_used="json")]
+"""A path of this machine, or a URL (s3://, gs://, hf:// and what else fsspec opens)."""
 
 
 def argument(description: str, **rules: Any) -> Any:
@@ -104,6 +117,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         return f"{name} is missing: give it on the command line or in the configuration file"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "literal_error":
+        message = f"expected one of {error['ctx']['expected'].replace(' or ', ', ')}"
     seen = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
     return f"{name}: {message}{seen}" if name else message
 
@@ -119,7 +134,20 @@ class ConvertSettings(Configuration):
     )
 
 
-class CorpusSettings(Configuration):
+class RemoteSettings(Configuration):
+    """How files behind URLs are read."""
+
+    cache: Path | None = Field(
+        None,
+        description="Folder for copies of files behind URLs (s3://, gs://, hf://); by default bertsmith/files in the "
+        "user's cache folder. Several runs may share it.",
+    )
+    cache_gb: float = Field(
+        20.0, gt=0, description="GB that these copies may take; those used longest ago make room for others."
+    )
+
+
+class CorpusSettings(RemoteSettings):
     """How raw text is read and cut: shared by ``vocab`` and ``prepare``."""
 
     format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet"] = Field(
@@ -146,12 +174,29 @@ class CorpusSettings(Configuration):
         "auto keeps lines that already are single sentences and splits the others by the rules.",
     )
     keep_duplicates: bool = Field(False, description="Keep documents that repeat an earlier one exactly.")
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="Who does the work: this machine, or a Ray cluster (extra 'cluster'), file by file. All machines "
+        "of it must find the corpus under the same paths (a shared file system) or URLs, and have this version of "
+        "Bertsmith.",
+    )
+    address: str | None = Field(
+        None,
+        description="The Ray cluster, as host:port or ray://host:port; by default RAY_ADDRESS, or one that is started "
+        "here for this run.",
+    )
+
+    @model_validator(mode="after")
+    def _address_of_a_cluster(self) -> Self:
+        if self.address is not None and self.engine != "ray":
+            raise ValueError(f"address {self.address!r} is of a Ray cluster: it needs engine ray")
+        return self
 
 
 class VocabularySettings(CorpusSettings):
     """``bertsmith vocab``: learn a WordPiece vocabulary."""
 
-    corpus: list[Path] = argument("Files, folders or glob patterns of text.", min_length=1)
+    corpus: list[AnyPath] = argument("Files, folders or glob patterns of text, or URLs of these.", min_length=1)
     output: Path = output("The directory to write the vocabulary to.")
     size: int = Field(8000, ge=10, description="Entries in the vocabulary, special tokens included.")
     lowercase: bool = Field(False, description="Lower-case the text; never decomposes Hangul.")
@@ -172,14 +217,31 @@ class VocabularySettings(CorpusSettings):
 class PrepareSettings(CorpusSettings):
     """``bertsmith prepare``: turn text into a token store."""
 
-    corpus: list[Path] = argument("Files, folders or glob patterns of text.", min_length=1)
+    corpus: list[AnyPath] = argument("Files, folders or glob patterns of text, or URLs of these.", min_length=1)
     vocab: Path = Field(description="A vocabulary directory (or a vocab.txt) to tokenise with.")
     output: Path = output("The directory to write the token store to.")
     lowercase: bool | None = Field(
         None, description="Lower-casing for a bare vocab.txt, which does not say; otherwise leave it out."
     )
+    repeated_lines: int | None = Field(
+        None,
+        ge=1,
+        description="Leave out every line that stands in the corpus more often than this: menus, notices, footers. "
+        "Counted over all documents but exact copies; by default lines are kept.",
+    )
+    near_duplicates: float | None = Field(
+        None,
+        ge=0.5,
+        le=0.95,
+        description="Drop a document that is so similar to an earlier one that is kept: the share of five-character "
+        "pieces that they have in common, by MinHash (extra 'dedup'). 0.8 is usual; by default they are kept.",
+    )
     shard_tokens: int = Field(20_000_000, ge=1000, description="Tokens in a shard file, roughly.")
-    workers: int = Field(0, ge=0, description="Processes; 0 takes as many as the machine has cores.")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Processes of this machine; 0 takes what its quota of CPUs allows. A Ray cluster has its own.",
+    )
 
 
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -245,9 +307,18 @@ class OptimizerSettings(Configuration):
     devices: int = Field(
         1, ge=1, description="Processes to train with on this machine; one a GPU, or the CPUs shared among them."
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="fsdp: each process keeps a part of the weights and moments, for models that one device cannot "
+        "hold; none: each keeps all.",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Arithmetic of the matrix products; auto times both for a moment and takes the faster.",
+        description="Arithmetic of the matrix products; auto times float32 and bfloat16 for a moment and takes the "
+        "faster. float16, with its loss scaled, is for old GPUs.",
+    )
+    compile: bool = Field(
+        False, description="Compile what follows attention in each layer by torch.compile; the first steps take longer."
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes what the machine's quota allows.")
@@ -271,10 +342,10 @@ _PAPER = {
 """What Devlin et al. 2019 set in appendix A.2, where it differs from the defaults here."""
 
 
-class PretrainSettings(OptimizerSettings):
+class PretrainSettings(OptimizerSettings, RemoteSettings):
     """``bertsmith pretrain``: masked language model and next-sentence prediction together."""
 
-    store: Path = argument("A token store made by 'bertsmith prepare'.")
+    store: AnyPath = argument("A token store made by 'bertsmith prepare', also by URL.")
     output: Path = output("The run's directory.")
     size: Literal["tiny", "mini", "small", "medium", "base", "large"] = Field(
         "mini",
@@ -333,6 +404,12 @@ class PretrainSettings(OptimizerSettings):
         "fast",
         description="Values of what is not given: fast learns most in minutes on few cores; paper restores Devlin et "
         "al.'s dropout 0.1, random start, batches of 256, learning rate 1e-4 and 1 % warm-up.",
+    )
+    shuffle_shards: int | None = Field(
+        None,
+        ge=1,
+        description="Shuffle the text of so many shards at a time, in a random order of shards; by default all of it "
+        "together. For a store behind a URL that is larger than the cache.",
     )
     batch_size: int = Field(16, ge=1, description="Sequences in a step.")
     micro_batch_size: int | None = Field(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -109,8 +110,9 @@ class _Lines:
             share, left = human(self.done), ""
         else:
             share = f"{100 * self.done / self.total if self.total else 100:3.0f}%"
-            left = f"  {clock(max(self.total - self.done, 0) * seconds / self.done)} left" if self.done else ""
-        self.log.say(f"{self.what} {share}  {human(self.done / seconds)} {self.unit}/s  {self.shown}{left}".rstrip())
+            missing = max(self.total - self.done, 0)
+            left = "  " + phrase("{1} left", clock(missing * seconds / self.done)) if self.done else ""
+        self.log.say(f"{self.what} {share}  {_rate(self.done / seconds, self.unit)}  {self.shown}{left}".rstrip())
 
     def finish(self) -> None:
         if self.done:
@@ -129,7 +131,11 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{human(speed)} {self.unit}/s" if speed else "")
+        return Text(_rate(speed, self.unit) if speed else "")
+
+
+def _rate(speed: float, unit: str) -> str:
+    return phrase("{1} {2}/s", human(speed), translated(unit))
 
 
 def human(number: float) -> str:
@@ -144,6 +150,17 @@ def human(number: float) -> str:
 def _three_digits(number: float) -> str:
     # The format "g" turns to 1e+03 from 1000 on.
     return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return cell_len(text)
+
+
+def justified(text: str, columns: int, *, right: bool = False) -> str:
+    """Return a text with spaces to so many columns of a terminal; a Korean letter takes two."""
+    spaces = " " * (columns - columns_of(text))
+    return spaces + text if right else text + spaces
 
 
 def clock(seconds: float) -> str:

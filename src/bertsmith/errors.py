@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from pathlib import Path
 
 
 class InputError(ValueError):
@@ -15,11 +14,11 @@ class InputError(ValueError):
 
     Args:
         message: what was seen, what was expected, what to do.
-        path: the file or directory that it is about.
+        path: the file or directory that it is about, anything whose text names it.
         line: its line, counted from 1.
     """
 
-    def __init__(self, message: str, *, path: str | Path | None = None, line: int | None = None) -> None:
+    def __init__(self, message: str, *, path: object = None, line: int | None = None) -> None:
         where = "" if path is None else str(path)
         if line is not None:
             where += f":{line}"

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,8 @@ def tidy(directory: Path) -> None:
 def seal(directory: Path, leave_out: Collection[str] = ()) -> None:
     """Write the checksums of all files below ``directory`` but ``leave_out`` into it and sync everything to disk."""
     names = [name for name in _files_below(directory) if name not in leave_out]
-    write_json(directory / CHECKSUMS, {name: sha256(directory / name) for name in names})
+    sums = {name: sha256(directory / name) for name in names}
+    write_json(directory / CHECKSUMS, {CHECKSUMS: _sum_of(sums), **sums})
     for name in names:
         with (directory / name).open("rb") as file:
             os.fsync(file.fileno())
@@ -147,18 +148,27 @@ def seal(directory: Path, leave_out: Collection[str] = ()) -> None:
         sync_directory(folder)
 
 
-def check_directory(path: Path, *, what: str) -> None:
-    """Compare every file that :func:`seal` saw with its checksum.
+def check_directory(path: Path, *, what: str, only: Callable[[str], bool] = lambda name: True) -> None:
+    """Compare every file that :func:`seal` saw with its checksum, or those whose names are wanted ``only``.
 
     Raises:
         InputError: a file is missing, shorter, or changed; the message names it.
     """
-    for name, expected in read_json(path / CHECKSUMS, what=f"the checksums of {what}").items():
+    sums = read_json(path / CHECKSUMS, what=f"the checksums of {what}")
+    # Directories of earlier versions have no checksum of the checksums.
+    if sums.pop(CHECKSUMS, None) not in (None, _sum_of(sums)):
+        raise InputError(f"does not match its own checksum: {what} was changed on disk", path=path / CHECKSUMS)
+    for name, expected in filter(lambda item: only(item[0]), sums.items()):
         file = path / name
         if not file.is_file():
             raise InputError(f"missing; {what} is not complete", path=file)
         if sha256(file) != expected:
             raise InputError(f"does not match its checksum: {what} was cut short or changed on disk", path=file)
+
+
+def _sum_of(sums: dict[str, Any]) -> str:
+    """Return a checksum of checksums."""
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:
@@ -195,6 +205,21 @@ def only_writer(directory: Path) -> Iterator[None]:
                 "another process is writing here; wait for it or choose another output", path=directory
             ) from None
         yield
+
+
+@contextlib.contextmanager
+def only_writer_of(path: Path) -> Iterator[None]:
+    """Hold a directory that takes its name when it is whole, as :func:`only_writer` does, by a place beside it.
+
+    Raises:
+        InputError: another process holds it, or nothing can be written there.
+    """
+    holding = path.with_name(f".{path.name}.writing")
+    with only_writer(holding):
+        try:
+            yield
+        finally:
+            shutil.rmtree(holding, ignore_errors=True)
 
 
 def _files_below(directory: Path) -> list[str]:

@@ -14,6 +14,7 @@ from bertsmith.errors import InputError
 from bertsmith.features.cache import encode_cached
 from bertsmith.features.encoder import Encoder, Text
 from bertsmith.features.recipe import PoolingChoice
+from bertsmith.training.device import PrecisionChoice
 
 
 class BertFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -27,6 +28,7 @@ class BertFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         layers, pooling, normalize, max_length: as the options of ``bertsmith embed``.
         device: cpu, cuda, cuda:1 or mps; ``auto`` takes a GPU where there is one.
         threads: CPU threads; 0 takes what the machine's quota allows.
+        precision: of the products; ``auto`` measures which is faster here.
         cache: a directory that keeps vectors from one call and process to the next.
 
     Attributes:
@@ -42,6 +44,7 @@ class BertFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         max_length: int | None = None,
         device: str = "auto",
         threads: int = 0,
+        precision: PrecisionChoice = "float32",
         cache: str | Path | None = None,
     ) -> None:
         self.model = model
@@ -51,6 +54,7 @@ class BertFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.max_length = max_length
         self.device = device
         self.threads = threads
+        self.precision = precision
         self.cache = cache
 
     def fit(self, X: Iterable[Any], y: Any = None) -> BertFeatures:
@@ -94,6 +98,7 @@ class BertFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             max_length=self.max_length,
             device=self.device,
             threads=self.threads,
+            precision=self.precision,
         )
 
     def __getstate__(self) -> dict[str, Any]:

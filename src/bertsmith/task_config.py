@@ -174,6 +174,16 @@ class EvaluateSettings(Configuration):
     columns: str | None = Field(
         None, description="Other names of columns, as role=name with commas between (text=title,body,label=stars)."
     )
+    long_texts: Literal["windows", "cut"] = Field(
+        "windows",
+        description="What is done with texts longer than the model was tuned for: windows, whose outputs' mean decides "
+        "(questions' contexts and tagged texts always have windows), or cut, as in training.",
+    )
+    backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
+        "auto",
+        description="What computes: torch, or a graph of 'bertsmith export' in the model's directory or its folders "
+        "onnx and openvino; auto times what is there on a few texts.",
+    )
     encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
     quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
@@ -208,9 +218,22 @@ class PredictSettings(Configuration):
     columns: str | None = Field(
         None, description="Other names of columns, as role=name with commas between (text=title,body,text_b=answer)."
     )
+    long_texts: Literal["windows", "cut"] = Field(
+        "windows",
+        description="What is done with texts longer than the model was tuned for: windows, whose outputs' mean decides "
+        "(questions' contexts and tagged texts always have windows), or cut, as in training.",
+    )
+    backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
+        "auto",
+        description="What computes: torch, or a graph of 'bertsmith export' in the model's directory or its folders "
+        "onnx and openvino; auto times what is there on a few texts.",
+    )
     encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
     quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
+    devices: int = Field(
+        1, ge=1, description="Processes that share the texts on this machine; one a GPU, or the CPUs shared among them."
+    )
     quiet: bool = Field(False, description="Say nothing but warnings and the result.")
 
 

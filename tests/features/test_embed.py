@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -134,6 +135,66 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     embed(settings(model, lines, output, tokens=tokens, threads=1))
     assert f"goes on after {progress['texts']:,} texts" in log.getvalue()
     assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_full_disk_keeps_what_is_done(
+    tmp_path: Path, model: Path, lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, output = tmp_path / "whole.npy", tmp_path / "out.npy"
+    embed(settings(model, lines, whole), QUIET)
+    monkeypatch.setattr(embed_module, "_COMMIT_SECONDS", 0.0)
+    adding, added = Spool.add, []
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full_later(self: Spool, vectors: object) -> None:
+        adding(self, vectors)  # type: ignore[arg-type]
+        added.append(1)
+        if len(added) == 2:
+            full()
+
+    for place, name, action in ((Spool, "add", full_later), (embed_module, "write_output", full)):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, action)
+            with pytest.raises(InputError, match=r"disk is full \(104 kB of vectors are written twice, .*B free\)"):
+                embed(settings(model, lines, output), QUIET)
+        assert not output.exists()
+        assert json.loads((work_directory(output) / "progress.json").read_text(encoding="utf-8"))["texts"] >= 512
+    embed(settings(model, lines, output), QUIET)
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_two_processes_go_on_to_the_same_bytes(
+    tmp_path: Path, model: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stretches of 512 texts: one is done alone, three are shared, so that one process has one more than the other."""
+    lines, whole, output = tmp_path / "many.txt", tmp_path / "whole.npy", tmp_path / "out.npy"
+    lines.write_text("\n".join((texts * 2)[:2000]) + "\n", encoding="utf-8")
+    embed(settings(model, lines, whole, tokens=True), QUIET)
+    adding, added = Spool.add, []
+
+    def interrupted(self: Spool, vectors: object) -> None:
+        if added:
+            raise KeyboardInterrupt
+        added.append(1)
+        adding(self, vectors)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed_module, "_COMMIT_SECONDS", 0.0)
+        patch.setattr(Spool, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            embed(settings(model, lines, output, tokens=True), QUIET)
+    progress = json.loads((work_directory(output) / "progress.json").read_text(encoding="utf-8"))
+    assert progress["texts"] == 512
+    embed(settings(model, lines, output, tokens=True, threads=1, devices=2), QUIET)
+    for name in ("", ".starts.npy", ".token_ids.npy"):
+        assert Path(f"{output}{name}").read_bytes() == Path(f"{whole}{name}").read_bytes()
+
+
+def test_several_processes_cannot_share_standard_input(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(InputError, match="one process, not by 2"):
+        embed(settings(model, Path("-"), tmp_path / "out.npy", devices=2), QUIET)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

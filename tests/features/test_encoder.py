@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bertsmith.batch import join
 from bertsmith.errors import InputError
 from bertsmith.features import encoder as encoder_module
 from bertsmith.features.encoder import Encoder, Text
@@ -116,6 +117,14 @@ def test_company_order_and_threads_do_not_matter(model: Path) -> None:
         np.testing.assert_allclose(three.encode([texts[n]])[0], vectors[n], atol=1e-5)
 
 
+def test_texts_of_several_callers_share_a_batch(model: Path) -> None:
+    encoder = Encoder.load(model)
+    callers = [some_texts(5), [("abc d", "ef"), ""], some_texts(9, seed=1)]
+    encoded = [encoder.encoded(texts) for texts in callers]
+    vectors = encoder.vectors(join([own.batch(range(len(own.lengths))) for own in encoded]))
+    np.testing.assert_allclose(vectors, np.concatenate([encoder.encode(texts) for texts in callers]), atol=1e-5)
+
+
 def test_tokens_of_every_text(model: Path) -> None:
     texts = [*some_texts(700, seed=2), ""]
     encoder = Encoder.load(model, tokens=True, threads=2)
@@ -171,7 +180,7 @@ def test_windows_are_bounded_by_characters_and_by_vectors(model: Path, monkeypat
 
 def test_unneeded_layers_are_not_run(model: Path) -> None:
     encoder = Encoder.load(model, layers="1")
-    encoder.bert.layers[1].query_key_value.weight.data.fill_(torch.nan)
+    encoder.bert.layers[1].attention_norm.weight.data.fill_(torch.nan)
     assert np.isfinite(encoder.encode(["abc"])).all()
 
 
@@ -222,3 +231,14 @@ def test_an_error_in_a_stream_names_the_number(model: Path) -> None:
 def test_layer_width() -> None:
     assert parse_layers("all", LAYERS).width(HIDDEN) == (LAYERS + 1) * HIDDEN
     assert parse_layers("sum-last-4", LAYERS).width(HIDDEN) == HIDDEN
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_bfloat16_is_near(sentence_model: Path, fixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fixed:
+        monkeypatch.setattr(encoder_module, "fix_weights", lambda bert, dtype: False)
+    texts = [text for text in REAL if text]
+    vectors = Encoder.load(sentence_model, precision="bfloat16").encode(texts)
+    wanted = Encoder.load(sentence_model).encode(texts)
+    assert vectors.dtype == np.float32
+    assert 0.999 < (vectors * wanted).sum(1).min() < 1 - 1e-6, "not near, or not in bfloat16"

@@ -104,7 +104,19 @@ def test_a_prediction_is_the_models_softmax(model: Path, predict: Predictor) -> 
         "score": prediction.score,
         "scores": prediction.scores,
         "truncated": 0,
+        "windows": 1,
     }
+
+
+def test_examples_of_several_callers_share_a_batch(predict: Predictor) -> None:
+    texts = some_texts(23)
+    steps = [predict.encode(list(enumerate(part, start=1))) for part in (texts[:3], texts[3:4], texts[4:])]
+    batches = [examples.batch(range(len(examples.lengths))) for _, examples in steps]
+    for (rows, examples), outputs in zip(steps, predict.outputs(batches), strict=True):
+        found = predict.task.predict(outputs, examples, rows, predict.facts)
+        for one, other in zip(found, predict(rows.texts), strict=True):
+            assert one.scores == pytest.approx(other.scores, abs=1e-5)
+            assert (one.text, one.label) == (other.text, other.label)
 
 
 def test_company_does_not_matter_and_order_is_kept(predict: Predictor) -> None:
@@ -156,11 +168,29 @@ def test_calls_from_threads(predict: Predictor) -> None:
                 assert one.scores == pytest.approx(other.scores, abs=1e-5)
 
 
-def test_long_texts_are_cut_and_counted(predict: Predictor) -> None:
+def test_long_texts_are_cut_and_counted_if_asked(model: Path) -> None:
+    predict = load(model, long_texts="cut")
     assert predict.max_length == 33
     exact, longer = predict(["a " * 31, "a " * 31 + "b c"])
     assert (exact.truncated, longer.truncated) == (0, 2)
     assert longer.scores == pytest.approx(exact.scores, abs=1e-5)
+    assert longer.to_json()["windows"] == 1
+
+
+def test_long_texts_are_read_whole(model: Path, predict: Predictor) -> None:
+    words = [f"{a}{b}" for a in LETTERS for b in LETTERS][:60]
+    fits, long = predict([" ".join(words[:15]), " ".join(words)])
+    assert (fits.windows, long.windows, long.truncated) == (1, 5, 0)
+    # 120 tokens in windows of 31 that begin and end between words: the mean of their logits decides.
+    network, encode = predict.model, Tokenizer.load(model / "model").encode
+    starts = [(0, 15), (11, 26), (22, 37), (34, 49), (45, 60)]
+    with torch.no_grad():
+        logits = [network(pack([encode(" ".join(words[a:b])).ids])) for a, b in starts]
+    expected = torch.cat(logits).mean(0).softmax(0).tolist()
+    assert list(long.scores.values()) == pytest.approx(expected, abs=1e-5)
+    assert long.to_json()["windows"] == 5
+    other = predict([" ".join([*words[:59], "mm"])])[0]
+    assert other.scores != pytest.approx(long.scores, abs=1e-4)
 
 
 def test_pairs(predict: Predictor, tmp_path: Path) -> None:
@@ -276,9 +306,14 @@ def test_the_bar_of_a_terminal(model: Path, tmp_path: Path, monkeypatch: pytest.
     assert "2 predictions" in shown.getvalue()
 
 
-def test_cut_texts_are_said(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_texts_are_said(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("abc\n" + "a " * 50 + "\n", encoding="utf-8")
     predict_file(PredictSettings(model=model, input=tmp_path / "a.txt", output=tmp_path / "out.jsonl"), QUIET)
+    assert capsys.readouterr().err == ""
+    settings = PredictSettings(model=model, input=tmp_path / "a.txt", output=tmp_path / "out.jsonl")
+    assert predict_file(settings, Log()).windowed == 1
+    assert "1 of 2 texts were longer than 33 tokens and were read in windows" in capsys.readouterr().err
+    predict_file(settings.model_copy(update={"long_texts": "cut"}), QUIET)
     assert "1 of 2 texts were longer than 33 tokens and were cut" in capsys.readouterr().err
 
 

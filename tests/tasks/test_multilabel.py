@@ -67,3 +67,7 @@ def test_scores_and_predictions_by_hand(store: TokenStore) -> None:
     found = TASK.predict(outputs, examples, labelled, facts)
     assert [p.labels for p in found] == [("a", "b"), ("b",), ("a",)]
     assert found[0].to_json()["scores"]["a"] == pytest.approx(1 / (1 + np.exp(-2)), rel=1e-5)
+
+
+def test_the_balance_counts_each_label() -> None:
+    assert sorted(TASK.answers(rows("x|y", "", "y"), {"separator": "|"})) == ["x", "y", "y"]

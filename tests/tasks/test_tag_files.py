@@ -256,7 +256,7 @@ def test_json_with_half_a_surrogate_pair(tmp_path: Path) -> None:
         ({"text": "abc", "span": []}, "'spans' is missing. Did you mean 'span'"),
         ({"text": "", "spans": []}, "not empty"),
         ({"txt": "a"}, "an object with txt; expected"),
-        ([1], "holds a list"),
+        ([1], "holds a JSON list"),
     ],
 )
 def test_json_that_cannot_be_used(tmp_path: Path, row: object, message: str) -> None:

@@ -120,6 +120,7 @@ def test_rows_in_python_are_joined_as_those_of_files() -> None:
 def test_columns_that_look_like_others() -> None:
     class Whole:
         truncated = 0
+        windows_of = ()
 
     def notes(texts: list[str], labels: list[str], names: int = 2) -> list[str]:
         rows = TextRows(list(texts), labels, list(range(len(texts))), Path("a.csv"), "label")

@@ -13,6 +13,7 @@ from bertsmith.errors import InputError
 from bertsmith.training.checkpoint import (
     MetricsLog,
     load_optimizer,
+    optimizer_tensors,
     read_metrics,
     save_checkpoint,
     save_optimizer,
@@ -35,7 +36,7 @@ def stepped(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 def test_the_optimizer_goes_on_where_it_was(tmp_path: Path) -> None:
     model, optimizer = stepped(1)
-    save_optimizer(tmp_path, model, optimizer)
+    save_optimizer(tmp_path, optimizer_tensors(model, optimizer))
     other, fresh = stepped(2)
     other.load_state_dict(model.state_dict())
     load_optimizer(tmp_path, other, fresh)
@@ -47,7 +48,7 @@ def test_the_optimizer_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_the_state_of_another_model(tmp_path: Path) -> None:
     model, optimizer = stepped(1)
-    save_optimizer(tmp_path, model, optimizer)
+    save_optimizer(tmp_path, optimizer_tensors(model, optimizer))
     larger = nn.Linear(6, 3)
     with pytest.raises(InputError, match="of the right shape for weight"):
         load_optimizer(tmp_path, larger, make_optimizer(larger, OptimizerSettings()))

@@ -15,7 +15,14 @@ from bertsmith.batch import Batch, pack
 from bertsmith.config import ModelConfig, OptimizerSettings
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.training.budget import Budget, measure_step
-from bertsmith.training.loop import Progress, StopRequest, accumulate_gradients, dropout_seed, train
+from bertsmith.training.loop import (
+    Progress,
+    StopRequest,
+    accumulate_gradients,
+    dropout_seed,
+    metrics_entry,
+    train,
+)
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.schedule import fixed
 from bertsmith.training.session import objective as _objective
@@ -23,13 +30,13 @@ from bertsmith.training.session import objective as _objective
 CPU = torch.device("cpu")
 
 
-def tiny(dropout: float) -> PretrainingModel:
+def tiny(dropout: float, hidden_size: int = 20) -> PretrainingModel:
     torch.manual_seed(6)
     return PretrainingModel(
         ModelConfig(
             vocab_size=41,
             num_hidden_layers=2,
-            hidden_size=20,
+            hidden_size=hidden_size,
             num_attention_heads=2,
             intermediate_size=33,
             max_position_embeddings=19,
@@ -159,3 +166,82 @@ def test_a_budget_follows_the_speed_and_ends(monkeypatch: pytest.MonkeyPatch) ->
     assert 49 <= progress.step <= 51
     assert progress.schedule.learning_rate(progress.step - 1) < 0.1
     assert len(progress.schedule.segments) <= 52
+
+
+def _forever(seed: int) -> Iterator[list[Batch]]:
+    while True:
+        yield [together(sequences(seed))]
+
+
+def test_float16_scales_the_loss_and_skips_what_overflows() -> None:
+    """At a factor of 2^25 a gradient is above 65,504; the factor is halved until it fits, and doubled after 3 steps."""
+    model, settings = tiny(0.0), OptimizerSettings()
+    optimizer = make_optimizer(model, settings)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {
+        "scale": 2.0**25,
+        "growth_factor": 2.0,
+        "backoff_factor": 0.5,
+        "growth_interval": 3,
+        "_growth_tracker": 0,
+    }
+    progress = Progress(fixed(3e-3, 0.1, 60), loss_scale=state)
+    steps = train(
+        model, optimizer, progress, _forever(3), _objective(True),
+        settings=settings, device=CPU, dtype=torch.float16, seed=0,
+    )  # fmt: skip
+    first = next(steps)
+    assert first.overflow == 2.0**25
+    assert first.refusal is None
+    assert metrics_entry(first, progress)["kind"] == "skipped"
+    assert "33,554,432" in metrics_entry(first, progress)["reason"]
+    assert progress.loss_scale["scale"] == 2.0**24
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    reports = [first, *steps]
+    # More steps than may be bad in a row.
+    assert sum(r.overflow is not None for r in reports) > 10
+    assert progress.refused == 0
+    good = [r for r in reports if r.overflow is None]
+    assert good[-1].loss < 0.5 * good[0].loss
+    assert all(r.grad_norm < 1e3 for r in good)
+
+
+def test_a_gradient_that_no_scale_helps_is_a_bad_step() -> None:
+    model, settings = tiny(0.0), OptimizerSettings()
+    objective = _objective(True)
+
+    def sums(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        # A finite loss with an infinite gradient.
+        return {name: value + (value - value.detach()).sqrt() for name, value in objective.sums(model, batch).items()}
+
+    progress = Progress(fixed(3e-3, 0.1, 60), loss_scale={**torch.amp.GradScaler("cpu").state_dict(), "scale": 2.0})
+    steps = train(
+        model, make_optimizer(model, settings), progress, _forever(3), replace(objective, sums=sums),
+        settings=settings, device=CPU, dtype=torch.float16, seed=0,
+    )  # fmt: skip
+    skipped, bad = next(steps), next(steps)
+    assert (skipped.overflow, skipped.refusal) == (2.0, None)
+    assert bad.overflow is None
+    assert "norm" in str(bad.refusal)
+    assert progress.refused == 1
+
+
+def test_compiled_layers_take_any_number_of_tokens() -> None:
+    """One graph for all layers and lengths, and what comes out is the same."""
+    from torch._dynamo.utils import counters
+
+    plain, compiled = tiny(0.0), tiny(0.0)
+    compiled.bert.compile_layers(backend="aot_eager")
+    counters.clear()
+    for count in (3, 5, 4, 7):
+        found = []
+        for model in (plain, compiled):
+            model.zero_grad()
+            losses = accumulate_gradients(
+                model, [together(sequences(count, count))], _objective(True), 0, CPU, torch.float32, 0
+            )
+            found.append([*losses.values(), *(p.grad.norm() for p in model.parameters() if p.grad is not None)])
+        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    assert compiled.state_dict().keys() == plain.state_dict().keys()

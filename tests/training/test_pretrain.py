@@ -111,7 +111,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"precision": "bfloat16"}, {"masking": "word", "micro_batch_size": 3}, LEFT_TO_RIGHT]
+    "changes",
+    [
+        {},
+        {"precision": "bfloat16"},
+        {"precision": "float16"},
+        {"masking": "word", "micro_batch_size": 3},
+        LEFT_TO_RIGHT,
+    ],
 )
 def test_stopped_and_resumed_is_the_same_run(
     store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]

@@ -15,18 +15,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from bertsmith.config import PretrainSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
-from bertsmith.task_config import ClassifySettings
+from bertsmith.model.weights import load_pretraining_model
+from bertsmith.serving.evaluating import evaluate
+from bertsmith.serving.predictor import predict_file
+from bertsmith.task_config import ClassifySettings, EvaluateSettings, PredictSettings
 from bertsmith.text.store import TokenStore
 from bertsmith.training.checkpoint import read_metrics
+from bertsmith.training.device import pick_precision
 from bertsmith.training.finetune import finetune
+from bertsmith.training.launch import launch
 from bertsmith.training.pretrain import pretrain
 from bertsmith.training.processes import Processes
+from bertsmith.training.sharding import shard
 from tests.conftest import tiny_run
+from tests.training.large import Devices, large_result
 from tests.training.test_finetune import write_rows
 
 QUIET = Log(quiet=True)
@@ -47,8 +55,8 @@ def numbers(run: Path) -> np.ndarray:
     return np.array(rows)
 
 
-def assert_same_weights(one: Path, other: Path, tolerance: float = 1e-6) -> None:
-    a, b = (load_file(run / "model" / "model.safetensors") for run in (one, other))
+def assert_same_weights(one: Path, other: Path, tolerance: float = 1e-6, part: str = "model") -> None:
+    a, b = (load_file(run / part / "model.safetensors") for run in (one, other))
     assert a.keys() == b.keys()
     for name, tensor in a.items():
         # A bias of all keys changes no softmax: its gradient is nothing but rounding, which AdamW scales up.
@@ -114,16 +122,30 @@ def test_a_run_of_two_goes_on_alone(store: TokenStore, tmp_path: Path, alone: Pa
     assert_same_weights(run, alone)
 
 
+def test_sharded_weights_equal_whole_ones(store: TokenStore, tmp_path: Path, alone: Path) -> None:
+    """Two processes that each hold a part of the weights; their checkpoint is one that a process alone goes on from."""
+    run = tmp_path / "run"
+    pretrain(same_run(store, run, checkpoint_every=3, devices=2, sharding="fsdp"), QUIET)
+    for _ in ("with parts", "alone from the middle"):
+        np.testing.assert_allclose(numbers(run), numbers(alone), rtol=1e-6)
+        # Gradients are added up over processes before micro-batches, so the last digits differ.
+        assert_same_weights(run, alone, tolerance=1e-5)
+        assert_same_weights(run, alone, tolerance=1e-5, part="best")
+        shutil.rmtree(run / "model")
+        shutil.rmtree(run / "checkpoints" / "step-00000006")
+        pretrain(same_run(store, run, checkpoint_every=3, resume=True), QUIET)
+
+
 def test_fine_tuning_in_two_processes(run: Path, tmp_path: Path) -> None:
     """10 rows in batches of 3: the last one leaves a process without a row."""
     found = []
-    for count in (1, 2):
+    for count, sharding in ((1, "none"), (2, "none"), (2, "fsdp")):
         settings = ClassifySettings.parse(
             {
                 "model": run,
                 "train": write_rows(tmp_path / "train.csv", 10, 1),
                 "dev": write_rows(tmp_path / "dev.csv", 7, 2),
-                "output": tmp_path / f"tuned-{count}",
+                "output": tmp_path / f"tuned-{count}-{sharding}",
                 "epochs": 2,
                 "batch_size": 3,
                 "learning_rate": 1e-3,
@@ -132,16 +154,19 @@ def test_fine_tuning_in_two_processes(run: Path, tmp_path: Path) -> None:
                 "precision": "float32",
                 "threads": 1,
                 "devices": count,
+                "sharding": sharding,
             }
         )
         result = finetune(settings, QUIET)
         entries = read_metrics(settings.output / "metrics.jsonl")
         losses = [[e["step"], e["loss"], e["tokens"]] for e in entries if e["kind"] == "train"]
         found.append((np.array(losses), result.mean))
-    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
-    assert found[0][1] == pytest.approx(found[1][1])
+    for losses, mean in found[1:]:
+        np.testing.assert_allclose(found[0][0], losses, rtol=1e-5)
+        assert found[0][1] == pytest.approx(mean)
     # With 3 rows a step many gradients are nearly 0, and AdamW makes steps of full size from their rounding.
-    assert_same_weights(tmp_path / "tuned-1", tmp_path / "tuned-2", tolerance=1e-4)
+    for name in ("tuned-2-none", "tuned-2-fsdp"):
+        assert_same_weights(tmp_path / "tuned-1-none", tmp_path / name, tolerance=1e-4)
 
 
 def test_a_stop_reaches_all_and_leaves_a_checkpoint(store: TokenStore, tmp_path: Path) -> None:
@@ -169,9 +194,10 @@ def test_a_lost_process_ends_the_others_with_the_reason(store: TokenStore, tmp_p
 
 
 def test_torchrun_starts_a_lost_run_again(store: TokenStore, tmp_path: Path) -> None:
+    """With parts of the weights in each process: they read what they have written."""
     whole = same_run(store, tmp_path / "whole", steps=40, checkpoint_every=5)
     pretrain(whole, QUIET)
-    settings = same_run(store, tmp_path / "run", steps=40, checkpoint_every=5, resume=True)
+    settings = same_run(store, tmp_path / "run", steps=40, checkpoint_every=5, resume=True, sharding="fsdp")
     engine = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m")
     process = command(settings, *engine)
     wait_until(lambda: steps_done(settings.output) >= 6)
@@ -182,8 +208,8 @@ def test_torchrun_starts_a_lost_run_again(store: TokenStore, tmp_path: Path) -> 
     np.testing.assert_allclose(numbers(settings.output), numbers(whole.output), rtol=1e-5)
 
 
-def test_evaluation_is_shared(run: Path, tmp_path: Path) -> None:
-    """Scores of two processes under torchrun are those of one, written once."""
+def test_evaluation_and_prediction_are_shared(run: Path, tmp_path: Path) -> None:
+    """Scores of two processes under torchrun and predictions of two under accelerate are those of one, written once."""
     rows = write_rows(tmp_path / "rows.csv", 11, 3)
     tuned = tmp_path / "tuned"
     finetune(
@@ -192,18 +218,55 @@ def test_evaluation_is_shared(run: Path, tmp_path: Path) -> None:
         ),
         QUIET,
     )
-    engine = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    found = []
-    for name, how in (("one", ["-m"]), ("two", engine)):
-        words = ["bertsmith", "evaluate", str(tuned), "--input", str(rows), "-o", str(tmp_path / name)]
-        subprocess.run([sys.executable, *how, *words], capture_output=True, text=True, check=True)
-        found.append(json.loads((tmp_path / name / "scores.json").read_text(encoding="utf-8"))["metrics"])
-    assert found[0] == pytest.approx(found[1])
+    said = tmp_path / "two"
+    alone = evaluate(EvaluateSettings(model=tuned, input=rows), QUIET)
+    words = ["bertsmith", "evaluate", str(tuned), "--input", str(rows), "-o", str(said)]
+    shared(["torch.distributed.run", "--standalone", "--nproc-per-node", "2"], words)
+    found = json.loads((said / "scores.json").read_text(encoding="utf-8"))["metrics"]
+    assert found == pytest.approx(alone.metrics)
+
+    pytest.importorskip("accelerate")
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    assert predict_file(PredictSettings(model=tuned, input=rows, output=one), QUIET).rows == 11
+    words = ["bertsmith", "predict", str(tuned), "--input", str(rows), "-o", str(two)]
+    # The machine that tests run on need not have a GPU; accelerate looks at the option alone.
+    shared(["accelerate.commands.launch", *"--multi_gpu --num_processes 2 --main_process_port 0".split()], words)
+    assert two.read_bytes() == one.read_bytes()
+
+
+def shared(engine: list[str], words: list[str]) -> None:
+    """Run a command in the processes that an engine starts."""
+    subprocess.run([sys.executable, "-m", *engine, "-m", *words], capture_output=True, text=True, check=True)
 
 
 def test_an_error_of_the_user_comes_through(store: TokenStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="each of 2 processes needs a sequence"):
         pretrain(same_run(store, tmp_path / "run", devices=2, batch_size=1, micro_batch_size=None), QUIET)
+
+
+def test_a_result_larger_than_a_pipe_holds(tmp_path: Path) -> None:
+    """All say more than the parent takes in before they end."""
+    assert len(launch(large_result, Devices(2), QUIET)) == 1_000_000
+
+
+def test_how_items_are_dealt() -> None:
+    items = [10, 11, 12, 13]
+    assert Processes(0, 3).dealt(items, evenly=False) == [(10, True), (13, True)]
+    assert Processes(2, 3).dealt(items, evenly=False) == [(12, True)]
+    assert Processes(2, 3).dealt(items, evenly=True) == [(12, True), (10, False)]
+    assert Processes(3, 4).dealt(items[:2], evenly=True) == [(10, False)]
+    assert Processes().dealt(items, evenly=True) == [(item, True) for item in items]
+
+
+def test_devices_without_an_engine(alone: Path) -> None:
+    """MPS computes in one process, and not in float16; a CPU has everything, for trying it."""
+    mps = torch.device("mps")
+    with pytest.raises(InputError, match="fsdp works on cuda and cpu, not on mps"):
+        shard(load_pretraining_model(alone), mps, Processes(0, 2))
+    with pytest.raises(InputError, match="float16 works on cuda, not on mps"):
+        pick_precision("float16", mps, 20)
+    assert pick_precision("bfloat16", mps, 20) == torch.bfloat16
+    assert pick_precision("float16", torch.device("cpu"), 20) == torch.float16
 
 
 def test_how_a_step_is_cut() -> None:

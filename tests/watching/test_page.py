@@ -2,47 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from bertsmith.watching.server import served
+from tests.browser import texts, until
 from tests.watching.test_watching import eval_line, train_line
-
-webdriver = pytest.importorskip("selenium.webdriver")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium with its chromedriver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1500"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "the page did not get there in time"
-        time.sleep(0.1)
-    return value
-
-
-def texts(browser: Any, selector: str) -> list[str]:
-    script = "return [...document.querySelectorAll(arguments[0])].map(found => found.textContent)"
-    return list(browser.execute_script(script, selector))
 
 
 def last_step(browser: Any) -> int:
@@ -91,8 +56,6 @@ def test_curves_grow_with_the_log(browser: Any, tmp_path: Path) -> None:
         until(lambda: "finished" in texts(browser, "#state")[0])
         assert browser.get_log("browser") == []
     until(lambda: "nobody answers" in texts(browser, "#state")[0])
-    browser.get("about:blank")
-    browser.get_log("browser")  # the page rightly complained that nobody answers
 
 
 def test_a_fine_tuning_run_has_a_curve_a_seed(browser: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from bertsmith.ablation.rows import Row, TaskScores
 from bertsmith.ablation.variants import REFERENCE
+from bertsmith.catalogue.translate import translated
 from bertsmith.config import read_yaml
 from bertsmith.console import human
 from bertsmith.tasks.scores import spoken
@@ -18,12 +19,12 @@ from bertsmith.training.report import Section, aligned, figure, paragraph, table
 def ablation_table(rows: Sequence[Row]) -> str:
     """Return the table as text."""
     columns, cells = _cells(rows)
-    return aligned([columns, *cells])
+    return aligned([[translated(column) for column in columns], *cells])
 
 
 def _cells(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     tasks = rows[0].tasks
-    columns = ("variant", "tokens", "loss", "next", *(f"{t.task} ({spoken(t.metric)})" for t in tasks))
+    columns = ("variant", "tokens", "loss", "next", *(f"{t.task} ({translated(spoken(t.metric))})" for t in tasks))
     return columns, [
         (
             row.variant,
@@ -39,7 +40,7 @@ def _cells(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
 def ablation_report(directory: Path, rows: Sequence[Row]) -> Path:
     """Write DIR/report.html and return its path."""
     columns, cells = _cells(rows)
-    names = {row.variant: row.about for row in rows}
+    names = {row.variant: translated(row.about) for row in rows}
     runs = [len(task.scores) for task in rows[0].tasks]
     sections = [
         Section(
@@ -54,7 +55,7 @@ def ablation_report(directory: Path, rows: Sequence[Row]) -> Path:
             ],
         ),
         *(
-            Section(f"{task.task}: {spoken(task.metric)}", [_picture([row.tasks[n] for row in rows], rows)])
+            Section(f"{task.task}: {translated(spoken(task.metric))}", [_picture([row.tasks[n] for row in rows], rows)])
             for n, task in enumerate(rows[0].tasks)
         ),
         Section("The variants", [table(("variant", "what it is"), list(names.items()))]),
@@ -80,7 +81,7 @@ def _picture(scores: Sequence[TaskScores], rows: Sequence[Row]) -> Markup:
             axes.axvline(score.mean, color="#667085", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rows)), [row.variant for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel(spoken(scores[0].metric))
+    axes.set_xlabel(translated(spoken(scores[0].metric)))
     axes.grid(alpha=0.25, axis="x")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

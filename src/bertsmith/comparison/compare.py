@@ -83,9 +83,7 @@ def compare_models(settings: CompareSettings, log: Log | None = None) -> list[St
         bench, train = _prepare(settings, directory, stop, log)
         _check_output(settings)
         device = f"{bench.device}, {str(bench.dtype).removeprefix('torch.')}, {threads} threads"
-        rows = ", ".join(
-            f"{len(s.gold):,} {n} rows" for n, s in (("train", train), ("dev", bench.dev), ("test", bench.test))
-        )
+        rows = f"{len(train.gold):,} train rows, {len(bench.dev.gold):,} dev rows, {len(bench.test.gold):,} test rows"
         log.say(f"{len(contenders)} models; {rows}; {device}")
         try:
             fits = _fit_all(settings, bench, train, contenders, with_curves, log)

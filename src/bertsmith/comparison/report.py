@@ -7,7 +7,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from bertsmith.catalogue.translate import phrase, translated
 from bertsmith.comparison.contenders import REFERENCE
+from bertsmith.comparison.measures import Interval
 from bertsmith.comparison.outcome import Example, Standing
 from bertsmith.config import read_yaml
 from bertsmith.console import human
@@ -18,7 +20,7 @@ from bertsmith.training.report import Section, aligned, figure, line_chart, para
 def comparison_table(standings: Sequence[Standing], measure: str) -> str:
     """Return the table as text."""
     columns, cells = _cells(standings, measure)
-    return aligned([columns, *cells])
+    return aligned([[translated(column) for column in columns], *cells])
 
 
 def _cells(standings: Sequence[Standing], measure: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -26,12 +28,16 @@ def _cells(standings: Sequence[Standing], measure: str) -> tuple[tuple[str, ...]
     cells = []
     for s in standings:
         gap = s.difference
-        against = "" if gap is None else f"{gap.difference:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
+        against = "" if gap is None else _interval(gap)
         score = f"{s.mean:.3f} ± {s.deviation:.3f}" if len(s.scores) > 1 else f"{s.mean:.3f}"
         seconds = (f"{value:.1f} s" for value in (s.train_seconds, s.predict_seconds))
         setting = "" if s.setting is None else f"{s.setting:g}"
         cells.append((s.name, score, against, *seconds, human(s.parameters), setting))
     return columns, cells
+
+
+def _interval(gap: Interval) -> str:
+    return phrase("{1} ({2} to {3})", *(f"{value:+.3f}" for value in (gap.difference, gap.low, gap.high)))
 
 
 def comparison_report(
@@ -77,7 +83,9 @@ def comparison_report(
         cases = [(e.line, e.text, e.gold, e.first, e.second) for e in found]
         head = ("line", "text", "right", REFERENCE, other or "")
         sections.append(Section(title, [table(head, cases) if cases else paragraph("No such row.")]))
-    sections.append(Section("The models", [table(("model", "what it is"), [(s.name, s.about) for s in standings])]))
+    sections.append(
+        Section("The models", [table(("model", "what it is"), [(s.name, translated(s.about)) for s in standings])])
+    )
     settings = [(name, str(value)) for name, value in read_yaml(directory / "config.yaml").items()]
     sections.append(Section("Settings", [table(("setting", "value"), settings)]))
     return write_report(directory / "report.html", "Comparison", directory.resolve().name, sections)
@@ -95,7 +103,7 @@ def _bars(standings: Sequence[Standing], measure: str) -> Markup:
         axes.text(s.mean + s.deviation, place, f" {s.mean:.3f}", va="center", fontsize=9)
     axes.set_yticks(range(len(standings)), [s.name for s in standings])
     axes.invert_yaxis()
-    axes.set_xlabel(f"{spoken(measure)} (orange: pre-trained weights)")
+    axes.set_xlabel(phrase("{1} (orange: pre-trained weights)", translated(spoken(measure))))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure(drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,14 @@ from bertsmith import files
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 from bertsmith.feature_config import EmbedSettings
-from bertsmith.features.encoder import Encoder, Text
+from bertsmith.features.encoder import Encoder, Text, Vectors
 from bertsmith.features.formats import Finished, companions, format_of, how_to_read, write_output
 from bertsmith.features.inputs import TextDigest, count_inputs, input_identity, read_inputs
 from bertsmith.features.spool import Progress, begin, begin_output, has_begun_output, open_spool, remove, work_directory
 from bertsmith.training.device import set_up_process
+from bertsmith.training.disk import is_full
+from bertsmith.training.launch import is_started_by_an_engine, launch
+from bertsmith.training.processes import Processes, joined, refuse_standard_input
 
 _COMMIT_SECONDS = 5.0
 
@@ -26,16 +30,31 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
     Row n of the output is the n-th row or line of the input. A parquet file has a column ``vector``, of tokens the
     columns ``token_ids`` and ``vectors``; safetensors ``vectors``, of tokens also ``starts`` and ``token_ids``; npy the
     vectors alone, with the others in files beside it. What is done is kept in ``OUTPUT.partial/``: the same command
-    goes on after a stop and gives the same bytes.
+    goes on after a stop and gives the same bytes. Started by torchrun or accelerate, or with ``devices``, several
+    processes share the texts; the bytes do not depend on it.
 
     Raises:
         InputError: the model, a setting or the input cannot be used, the output exists, or unfinished work of another
             command stands beside it.
+        LostProcessError: another of several processes ended.
     """
     log = log or Log(settings.quiet)
+    if settings.devices > 1 and not is_started_by_an_engine():
+        refuse_standard_input(settings.input, settings.devices)
+        made: Path = launch(embed, settings, log)
+        return made
+    with joined() as processes:
+        return _embed(settings, processes, log if processes.is_first else Log(mute=True))
+
+
+def _embed(settings: EmbedSettings, processes: Processes, log: Log) -> Path:
+    """Do what :func:`embed` does, in one of its processes; the first one writes."""
     output, kind = settings.output, format_of(settings.output, settings.format)
-    _check_output(settings, kind)
-    total = count_inputs(settings)
+    refuse_standard_input(settings.input, processes.size)
+    total = None
+    if processes.is_first:
+        _check_output(settings, kind)
+        total = count_inputs(settings)
     threads = set_up_process(settings.threads)
     encoder = Encoder.load(
         settings.model,
@@ -46,29 +65,39 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
         tokens=settings.tokens,
         device=settings.device,
         threads=threads,
+        precision=settings.precision,
     )
     recipe = encoder.recipe
+    which: str = "every token" if settings.tokens else recipe.pooling
+    which = f"{which}, scaled to length 1" if recipe.normalize else which
     log.say(
         f"vectors of {encoder.width:,} numbers: layers {', '.join(map(str, recipe.layers.numbers))} "
-        f"({recipe.layers.joined}), {'every token' if settings.tokens else recipe.pooling}"
-        f"{', scaled to length 1' if recipe.normalize else ''}; at most {recipe.max_length} tokens; "
-        f"{encoder.device}, float32, {threads} threads"
+        f"({recipe.layers.joined}), {which}; at most {recipe.max_length} tokens; "
+        f"{encoder.device}, {recipe.precision}, {processes.in_short(threads)}"
     )
+    if not processes.is_first:
+        _help(settings, encoder, processes)
+        return output
     job = _job(settings, encoder, kind)
     work = work_directory(output)
     with files.only_writer(work):
-        done = begin(work, job, overwrite=settings.overwrite)
+        done = processes.share(begin(work, job, overwrite=settings.overwrite))
         try:
-            done = _encode(settings, encoder, done, total, log)
+            done = _encode(settings, encoder, done, total, processes, log)
         except KeyboardInterrupt:
             log.say(f"stopped; what is done is in {work}. The same command goes on.")
             raise
+        except OSError as error:
+            raise _full(error, work, encoder, settings.tokens, total) from error
         if not done.texts:
             remove(work)
             raise InputError("holds no text; expected at least one", path="standard input")
         finished = Finished(work, done.texts, done.tokens if settings.tokens else None, encoder.width, job)
-        begin_output(work)
-        write_output(finished, output.resolve(), kind)
+        try:
+            begin_output(work)
+            write_output(finished, output.resolve(), kind)
+        except OSError as error:
+            raise _full(error, work, encoder, settings.tokens, total) from error
         remove(work)
     if done.truncated:
         log.warn(f"{done.truncated:,} of {done.texts:,} texts were longer than {recipe.max_length} tokens and were cut")
@@ -79,7 +108,43 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
     return output
 
 
-def _encode(settings: EmbedSettings, encoder: Encoder, done: Progress, total: int | None, log: Log) -> Progress:
+def _full(error: OSError, work: Path, encoder: Encoder, tokens: bool, total: int | None) -> OSError | InputError:
+    """Return what to say of an error in writing: with figures, where the disk is full."""
+    if not is_full(error):
+        return error
+    size = 4 * encoder.width * total if total and not tokens else 0
+    needed = f"{human(size)}B of vectors are written twice, " if size else ""
+    free = human(shutil.disk_usage(work).free)
+    return InputError(
+        f"the disk is full ({needed}{free}B free). What is done is whole; make room, and the same command goes on",
+        path=work,
+    )
+
+
+def _help(settings: EmbedSettings, encoder: Encoder, processes: Processes) -> None:
+    """Encode this process's share of the texts that are not done yet for the first process."""
+    done: Progress = processes.share(None)
+    texts = read_inputs(settings)
+    _skip(texts, done, TextDigest(), settings.input)
+    for _ in _stretches(settings, encoder, texts, processes):
+        pass
+
+
+def _stretches(
+    settings: EmbedSettings, encoder: Encoder, texts: Iterator[Text], processes: Processes
+) -> Iterator[Vectors]:
+    """Yield the vectors of all texts in their order, in the first process; the others give theirs, and get nothing."""
+    own = encoder.stream(texts, tokens=settings.tokens, first=processes.rank, step=processes.size)
+    while True:
+        part = next(own, None)
+        if not processes.any(part is not None):
+            return
+        yield from (found for found in processes.collected(part) if found is not None)
+
+
+def _encode(
+    settings: EmbedSettings, encoder: Encoder, done: Progress, total: int | None, processes: Processes, log: Log
+) -> Progress:
     """Encode the texts that are not done yet and return the progress at the end."""
     work = work_directory(settings.output)
     if done.texts:
@@ -95,7 +160,7 @@ def _encode(settings: EmbedSettings, encoder: Encoder, done: Progress, total: in
         begun = committed = time.monotonic()
         before = done.tokens
         taken: list[Text] = []
-        for part in encoder.stream(_noted(texts, taken), tokens=settings.tokens):
+        for part in _stretches(settings, encoder, _noted(texts, taken), processes):
             spool.add(part)
             for text in taken[: len(part.lengths)]:
                 digest.add(text)

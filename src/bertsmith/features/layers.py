@@ -92,7 +92,7 @@ def token_vectors(bert: Bert, batch: Batch, layers: Layers, *, firsts_only: bool
 
     Layers above the highest that is needed are not run, and that one only does what the wanted tokens need.
     """
-    plan = plan_attention(batch.sequence_starts, batch.token_ids.device, bert.config.is_decoder)
+    plan = plan_attention(batch.sequence_starts, batch.token_ids.device, bert.config.is_decoder, batch.max_length)
     firsts = batch.sequence_starts[:-1] if firsts_only else None
     top = max(layers.numbers)
     state = bert.embeddings(batch)

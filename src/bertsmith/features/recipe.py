@@ -14,6 +14,7 @@ from bertsmith.features.sentence_transformers import SentenceModel, read_sentenc
 from bertsmith.features.weighted import PREFIX, read_shares
 
 PoolingChoice: TypeAlias = Literal["auto", "cls", "mean", "max", "first-last-mean"]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 _ROOM = 3
 """[CLS], one token, [SEP]."""
@@ -29,6 +30,7 @@ class Recipe:
         normalize: whether vectors are scaled to length 1.
         max_length: longer texts are cut, in tokens with [CLS] and [SEP].
         lowercase: whether text is lower-cased before the tokenizer.
+        precision: of the layers' products.
     """
 
     layers: Layers
@@ -36,6 +38,7 @@ class Recipe:
     normalize: bool
     max_length: int
     lowercase: bool = False
+    precision: Precision = "float32"
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe for a file's metadata and for comparing."""
@@ -47,6 +50,7 @@ class Recipe:
             "normalize": self.normalize,
             "max_length": self.max_length,
             "lowercase": self.lowercase,
+            "precision": self.precision,
             **shares,
         }
 
@@ -60,6 +64,7 @@ def make_recipe(
     normalize: bool | None = None,
     max_length: int | None = None,
     tokens: bool = False,
+    precision: Precision = "float32",
 ) -> Recipe:
     """Return the recipe for a model.
 
@@ -71,6 +76,7 @@ def make_recipe(
         normalize: by default as the directory says (of texts' vectors from the last layer, which it is about), or not.
         max_length: by default the directory's, or as many as the model has positions.
         tokens: vectors of tokens are wanted; nothing is pooled.
+        precision: of the layers' products.
 
     Raises:
         InputError: a value does not fit the model, or the directory asks for what is not supported.
@@ -98,7 +104,7 @@ def make_recipe(
         raise InputError(f"max_length {max_length}: expected {_ROOM} to {positions}, the model's positions")
     if normalize is None:
         normalize = own is not None and own.normalize and not tokens and layers in (None, "last")
-    return Recipe(chosen, kind, normalize, max_length, own is not None and own.lowercase)
+    return Recipe(chosen, kind, normalize, max_length, own is not None and own.lowercase, precision)
 
 
 def _chosen(layers: str, directory: Path, num_layers: int) -> Layers:

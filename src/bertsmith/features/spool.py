@@ -65,7 +65,8 @@ def begin(directory: Path, job: dict[str, Any], *, overwrite: bool) -> Progress:
             return _resume(directory)
         if not overwrite:
             name = different[0]
-            seen = f"another {name}" if name in ("model", "input") else f"{name} {begun.get(name)!r}, not {job[name]!r}"
+            others = {"model": "another model", "input": "another input"}
+            seen = others.get(name, f"{name} {begun.get(name)!r}, not {job[name]!r}")
             raise InputError(
                 f"holds unfinished vectors made with {seen}; finish them with the command that began them, or give "
                 "--overwrite to begin anew",

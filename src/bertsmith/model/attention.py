@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertsmith.model import kernels
+from bertsmith.model import flash, kernels
 from bertsmith.model.dropout import dropout as drop
 
 # A bucket ends where a sequence is shorter than this share of the bucket's longest, provided the bucket
@@ -54,14 +54,26 @@ class AttentionPlan:
     """How a batch's sequences are laid out for attention; made once a batch and used by every layer.
 
     Attributes:
-        sequence_starts: (N + 1,) int64 on the CPU.
+        given: (N + 1,) int64, where the sequences start, on the batch's device.
         device: where the batch is.
         left_to_right: a token sees itself and those before it only.
+        longest: tokens of the longest sequence.
     """
 
-    sequence_starts: Tensor
+    given: Tensor
     device: torch.device
-    left_to_right: bool = False
+    left_to_right: bool
+    longest: int
+
+    @cached_property
+    def sequence_starts(self) -> Tensor:
+        """(N + 1,) int64 on the CPU."""
+        return self.given.cpu().contiguous()
+
+    @cached_property
+    def starts_on_device(self) -> Tensor:
+        """(N + 1,) int32 on the batch's device, which then need not be asked for anything."""
+        return self.given.to(self.device, torch.int32)
 
     @cached_property
     def rectangles(self) -> Rectangles:
@@ -69,16 +81,24 @@ class AttentionPlan:
         return _lay_out(self.sequence_starts, self.device)
 
 
-def plan_attention(sequence_starts: Tensor, device: torch.device, left_to_right: bool = False) -> AttentionPlan:
-    """Return the plan for the sequences ``sequence_starts`` (N + 1,) of a batch on ``device``."""
-    return AttentionPlan(sequence_starts.cpu().contiguous(), device, left_to_right)
+def plan_attention(
+    sequence_starts: Tensor, device: torch.device, left_to_right: bool = False, longest: int | None = None
+) -> AttentionPlan:
+    """Return the plan for the sequences ``sequence_starts`` (N + 1,) of a batch on ``device``.
+
+    The length of the ``longest`` one is counted where it is not given.
+    """
+    return AttentionPlan(
+        sequence_starts, device, left_to_right, int(sequence_starts.diff().max()) if longest is None else longest
+    )
 
 
 def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: int, dropout: float) -> Tensor:
     """Scaled dot-product attention within each sequence (Vaswani et al. 2017, section 3.2.1).
 
-    On a CPU a compiled kernel does it where there is one (`kernels`), otherwise torch's operators over rectangles. Both
-    compute the same; their dropout draws different bits.
+    On a CPU a compiled kernel does it where there is one (`kernels`), on a newer GPU in half precision torch's flash
+    attention (`flash`), otherwise torch's operators over rectangles. All compute the same; their dropout draws other
+    bits.
 
     Args:
         query_key_value: (T, 3H), the projections side by side.
@@ -91,6 +111,8 @@ def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: in
     """
     if kernels.supports(query_key_value):
         return kernels.attend(query_key_value, plan.sequence_starts, num_heads, dropout, plan.left_to_right)
+    if flash.supports(query_key_value, num_heads, dropout):
+        return flash.attend(query_key_value, plan.starts_on_device, plan.longest, num_heads, plan.left_to_right)
     return attend_in_rectangles(query_key_value, plan.rectangles, num_heads, dropout, plan.left_to_right)
 
 

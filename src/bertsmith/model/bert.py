@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class Bert(nn.Module):
             )
         if wanted is not None and all_layers:
             raise ValueError("all_layers gives every token; wanted cannot leave some out")
-        plan = plan_attention(batch.sequence_starts, batch.token_ids.device, self.config.is_decoder)
+        plan = plan_attention(batch.sequence_starts, batch.token_ids.device, self.config.is_decoder, batch.max_length)
         # A token that sees only those before it tells of the whole sequence where it is the last.
         summing = batch.sequence_starts[1:] - 1 if self.config.is_decoder else batch.sequence_starts[:-1]
         state = self.embeddings(batch)
@@ -88,6 +89,15 @@ class Bert(nn.Module):
             ends, hidden = hidden[: len(summing)], hidden[len(summing) :]
         pooled = self.pooler(ends).tanh()
         return EncoderOutput(hidden, pooled, tuple(outputs) if all_layers else None)
+
+    def compile_layers(self, **options: Any) -> None:
+        """Compile what follows attention in each layer, for any number of tokens; ``options`` as of torch.compile.
+
+        Attention itself is a kernel already, and its plan is made in Python.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.after_attention = torch.compile(layer.after_attention, dynamic=True, **options)  # type: ignore[method-assign]
 
     @classmethod
     def load(cls, directory: str | Path) -> Bert:
@@ -137,13 +147,17 @@ class Layer(nn.Module):
 
     def forward(self, hidden: Hidden, plan: AttentionPlan, wanted: Tensor | None = None) -> Hidden:
         """Take (T, H) and return it, or (K, H) for the ``wanted`` (K,) tokens; all of them are attended to."""
-        attention_dropout, dropout = (self.attention_dropout, self.dropout) if self.training else (0.0, 0.0)
-        context = packed_attention(
-            linear(hidden.factor, self.query_key_value), plan, self.num_heads, attention_dropout
-        )
+        dropout = self.attention_dropout if self.training else 0.0
+        context = packed_attention(linear(hidden.factor, self.query_key_value), plan, self.num_heads, dropout)
         residual = hidden.exact
         if wanted is not None:
             context, residual = context.index_select(0, wanted), residual.index_select(0, wanted)
+        out: Hidden = self.after_attention(context, residual)
+        return out
+
+    def after_attention(self, context: Tensor, residual: Tensor) -> Hidden:
+        """Return (T, H) from the heads' output and the layer's input, both (T, H)."""
+        dropout = self.dropout if self.training else 0.0
         hidden = residual_norm(residual, context, self.attention_output, self.attention_norm, dropout)
         inner = activated(hidden.factor, self.intermediate, self.activation)
         return residual_norm(hidden.exact, inner, self.output, self.output_norm, dropout)

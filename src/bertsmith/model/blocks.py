@@ -96,9 +96,13 @@ def _factor_type(values: Tensor) -> torch.dtype:
 
 
 def _compiled(values: Tensor, *exact: Tensor) -> bool:
-    """Tell whether the kernels do it: on a CPU, products in float32 or bfloat16, and ``exact`` ones in float32."""
+    """Tell whether the kernels do it: on a CPU, products in float32 or bfloat16, and ``exact`` ones in float32.
+
+    Under torch.compile torch's operators do, which it joins by itself.
+    """
     return (
         _factor_type(values) in (torch.float32, torch.bfloat16)
         and all(value.dtype == torch.float32 for value in exact)
+        and not torch.compiler.is_compiling()
         and kernels.supports(values)
     )

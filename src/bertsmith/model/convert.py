@@ -108,10 +108,11 @@ def _check_paths(directory: Path, output: Path) -> None:
     if is_hub_name(directory):
         raise InputError(f"{directory}: {expected}; download the model's files first, {PICKLE} among them")
     if not directory.is_dir():
-        seen = "is a file" if directory.exists() else "no such directory"
+        if directory.exists():
+            raise InputError(f"is a file; {expected}", path=directory)
         hint = f" (a model of the hub with safetensors needs no conversion: {PREFIX}{directory})"
-        hint = hint if not directory.exists() and looks_like_hub_name(directory) else ""
-        raise InputError(f"{seen}; {expected}{hint}", path=directory)
+        hint = hint if looks_like_hub_name(directory) else ""
+        raise InputError(f"no such directory{hint}; {expected}", path=directory)
     if output.exists() and not output.is_dir():
         raise InputError("is a file; expected a new directory", path=output)
     if output.exists() and any(output.iterdir()):

@@ -8,6 +8,7 @@ leaves it alone. Weights are read from safetensors only; a pickle has to be conv
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -193,11 +194,14 @@ def model_directory(path: Path) -> Path:
 def read_info(directory: Path) -> ModelInfo:
     """Read a model's config.json.
 
+    All files but those of tensors are compared with their checksums, where there are any; those are when they are read.
+
     Raises:
         InputError: the file is missing or damaged, is not of a BERT, or asks for what is not BERT's (relative
             positions, attention to another encoder, an untied vocabulary projection).
     """
     path = directory / CONFIG
+    _check(directory, only=lambda name: not name.endswith(".safetensors"))
     values = files.read_json(path, what="the configuration of a BERT")
     if values.get("model_type") not in _MODEL_TYPES:
         raise InputError(f"model_type is {values.get('model_type')!r}; expected 'bert'", path=path)
@@ -225,6 +229,11 @@ def read_info(directory: Path) -> ModelInfo:
         architecture=(values.get("architectures") or [""])[0],
         problem_type=values.get("problem_type") or "",
     )
+
+
+def _check(directory: Path, only: Callable[[str], bool]) -> None:
+    if (directory / files.CHECKSUMS).is_file():
+        files.check_directory(directory, what="the model", only=only)
 
 
 def write_model(
@@ -291,8 +300,7 @@ def read_tensors(directory: Path, config: ModelConfig) -> dict[str, Tensor]:
                 path=directory,
             )
         raise InputError("expected the weights here, in safetensors", path=path)
-    if (directory / files.CHECKSUMS).is_file():
-        files.check_directory(directory, what="the model")
+    _check(directory, only=lambda name: directory / name in paths)
     tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
@@ -354,6 +362,34 @@ def fill_model(model: Model, tensors: dict[str, Tensor], directory: Path, *, fre
             raise InputError(f"{name} has shape {seen}, but {CONFIG} says {expected}", path=directory)
         own.copy_(tensors[name])
     return model
+
+
+def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
+    """Load the tokenizer of a model directory.
+
+    Raises:
+        InputError: there is none, or it has ids that the model does not know.
+    """
+    from bertsmith.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(directory)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size:,} entries, but the model only {config.vocab_size:,}: they do "
+            "not belong together",
+            path=directory,
+        )
+    return tokenizer
+
+
+def stored_heads(directory: Path, config: ModelConfig) -> tuple[str, ...]:
+    """Return which pre-training heads a model directory holds: ``mlm.``, ``nsp.``, both or none.
+
+    Raises:
+        InputError: the weights cannot be read.
+    """
+    names = read_tensors(directory, config)
+    return tuple(head for head in ("mlm.", "nsp.") if any(name.startswith(head) for name in names))
 
 
 def load_encoder(path: Path) -> Bert:

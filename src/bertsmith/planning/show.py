@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from bertsmith.console import clock, human
+from bertsmith.catalogue.translate import translated
+from bertsmith.console import clock, human, justified
 from bertsmith.plan_config import PlanSettings
 from bertsmith.planning.plan import Plan, plan
 
@@ -22,7 +23,8 @@ def show_plan(settings: PlanSettings) -> Plan:
     if settings.as_json:
         print(json.dumps({"settings": settings.model_dump(mode="json", exclude={"as_json"}), **asdict(found)}))
     else:
-        print("\n".join(f"{name:<12}{text}".rstrip() for name, text in _lines(settings, found)))
+        for name, text in _lines(settings, found):
+            print(f"{justified(translated(name), 12)}{translated(text)}".rstrip())
     return found
 
 

@@ -64,6 +64,18 @@ def held_out_documents(store: TokenStore, share: float, seed: int) -> tuple[np.n
     return np.setdiff1d(np.arange(store.num_documents), held_out, assume_unique=True), held_out
 
 
+def of_few_shards(store: TokenStore, documents: np.ndarray, tokens: int, rng: np.random.Generator) -> np.ndarray:
+    """Return those of ``documents`` that stand in a few random shards, which hold ``tokens`` of them if all do.
+
+    So that what needs a part of the text only does not have to read every shard.
+    """
+    shards = store.shards_of(documents)
+    held = np.bincount(shards, weights=store.document_tokens[documents], minlength=store.num_shards)
+    order = rng.permutation(np.flatnonzero(held))
+    enough = int(np.searchsorted(np.cumsum(held[order]), tokens)) + 1
+    return documents[np.isin(shards, order[:enough])]
+
+
 def evaluation_batches(
     store: TokenStore,
     held_out: np.ndarray,

@@ -69,6 +69,8 @@ class Sampler:
         short_probability: share of instances aimed at a shorter length.
         masking: how tokens are chosen for prediction.
         window_tokens: size of a window; what is shuffled together.
+        shuffle_shards: passages are shuffled within so many of the store's shards at a time, and a random B comes from
+            a shard of its window. Then a window reads at most twice as many shards. All, if not given.
 
     Attributes:
         steps_per_epoch: steps in which every window is used once.
@@ -90,8 +92,10 @@ class Sampler:
         short_probability: float = 0.1,
         masking: Masking = Masking(),  # noqa: B008  (frozen)
         window_tokens: int = WINDOW_TOKENS,
+        shuffle_shards: int | None = None,
     ) -> None:
         self.store = store
+        self._shuffle_shards = shuffle_shards
         self.batch_size = batch_size
         self._room = room_for_pair(max_length)
         self._seed = seed
@@ -175,10 +179,11 @@ class Sampler:
 
     def _draft(self, epoch: int, window: int, number: int) -> np.ndarray:
         rng = stream(self._seed, PLAN, epoch, window, number)
+        passages = self._passages.rows(self._window(epoch, window))
         plan = plan_passages(
             self.store,
-            self._passages.rows(self._window(epoch, window)),
-            self._documents,
+            passages,
+            self._others(passages[:, 0]),
             room=self._room,
             short_probability=self._short_probability,
             rng=rng,
@@ -188,10 +193,28 @@ class Sampler:
     def _window(self, epoch: int, window: int) -> np.ndarray:
         """Return the numbers of a window's passages: a share of the epoch's tokens in the epoch's order."""
         if self._order is None or self._order[0] != epoch:
-            order = self._passages.shuffled(stream(self._seed, ORDER, epoch))
+            order = self._shuffled(stream(self._seed, ORDER, epoch))
             self._order = (epoch, order, self._passages.borders(order, self._num_windows))
         _, order, borders = self._order
         return order[borders[window] : borders[window + 1]]
+
+    def _shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        """Return all passages' numbers in an epoch's order."""
+        order = self._passages.shuffled(rng)
+        if self._shuffle_shards is None:
+            return order
+        groups = rng.permutation(self.store.num_shards) // self._shuffle_shards
+        # Stable: within a group, passages stay shuffled.
+        by_group = np.argsort(groups[self.store.shards_of(self._passages.documents[order])], kind="stable")
+        shuffled: np.ndarray = order[by_group]
+        return shuffled
+
+    def _others(self, documents: np.ndarray) -> np.ndarray:
+        """Return the documents that a random B of a window of these may come from."""
+        if self._shuffle_shards is None:
+            return self._documents
+        near = np.isin(self.store.shards_of(self._documents), np.unique(self.store.shards_of(documents)))
+        return self._documents[near] if near.sum() > 1 else self._documents
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}

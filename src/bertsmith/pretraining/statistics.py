@@ -11,6 +11,9 @@ from bertsmith.text.store import TokenStore
 if TYPE_CHECKING:
     import scipy.sparse
 
+COUNTED_TOKENS = 20_000_000
+"""Tokens that are counted, roughly, where there are more."""
+
 # Tokens that are counted together at a time.
 _CHUNK = 4_000_000
 # Contexts' shares are raised to this power, which keeps rare contexts from dominating (Levy et al. 2015, section 3.2).
@@ -31,7 +34,7 @@ def cooccurrence_embeddings(
     rng: np.random.Generator,
     *,
     window: int = 4,
-    at_most: int = 20_000_000,
+    at_most: int = COUNTED_TOKENS,
 ) -> np.ndarray:
     """Return vectors under which tokens with like neighbours are alike.
 
@@ -76,18 +79,18 @@ def _cooccurrences(
     # A row of these between documents: no pair reaches across.
     border = np.full(window, size, dtype=np.int32)
     pieces: list[np.ndarray] = []
-    held = counted = 0
+    held = 0
     order = rng.permutation(documents)
-    for position, document in enumerate(order.tolist()):
+    enough = int(np.searchsorted(np.cumsum(store.document_tokens[order]), at_most)) + 1
+    # In the order of the store, so that each of its shards is read once.
+    chosen = np.sort(order[:enough])
+    for position, document in enumerate(chosen.tolist(), start=1):
         ids = store.document(document)
         pieces += [ids.astype(np.int32), border]
         held += len(ids)
-        is_last = position == len(order) - 1 or counted + held >= at_most
-        if held >= _CHUNK or is_last:
+        if held >= _CHUNK or position == len(chosen):
             total = total + _count_pairs(np.concatenate(pieces), size, window)
-            counted, held, pieces = counted + held, 0, []
-        if is_last:
-            break
+            held, pieces = 0, []
     return total + total.T
 
 

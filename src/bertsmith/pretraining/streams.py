@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ORDER, PLAN, MASKS, HELD_OUT, EVALUATION, EVALUATION_MASKS, EMBEDDINGS, FREQUENCIES = range(1, 9)
+ORDER, PLAN, MASKS, HELD_OUT, EVALUATION, EVALUATION_MASKS, EMBEDDINGS, FREQUENCIES, SHARDS = range(1, 10)
 """Purposes."""
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from bertsmith import files
+from bertsmith.catalogue.translate import phrase
 from bertsmith.config import PrepareSettings, PretrainSettings, VocabularySettings
 from bertsmith.console import Log, clock
 from bertsmith.errors import InputError
@@ -133,16 +134,19 @@ def _write_page(
     tuned_sections = finetuning_sections(tuned)
     scores = _accuracy(tuned)
     rows = [
-        ("most frequent label", *most.metrics.values()),
-        ("TF-IDF + logistic regression", *linear.metrics.values()),
-        ("this BERT, fine-tuned", *scores),
+        (phrase("most frequent label"), *most.metrics.values()),
+        (phrase("TF-IDF + logistic regression"), *linear.metrics.values()),
+        (phrase("this BERT, fine-tuned"), *scores),
     ]
     for name, accuracy, macro_f1 in rows:
-        log.say(f"  {name:<30} accuracy {accuracy:.1%}, macro F1 {macro_f1:.3f}")
+        log.say(f"  {name}: accuracy {accuracy:.1%}, macro F1 {macro_f1:.3f}")
     filled = [block for text, answers in blanks for block in (paragraph(text), bar_rows(answers))]
     pairs = table(
         ("A", "B", "probability that B follows", "in truth"),
-        [(a, b, f"{share:.0%}", "follows" if truth else "from elsewhere") for a, b, truth, share in verdicts],
+        [
+            (a, b, f"{share:.0%}", phrase("follows") if truth else phrase("from elsewhere"))
+            for a, b, truth, share in verdicts
+        ],
     )
     facts = (
         f"Pre-trained on {corpus.documents:,} documents ({corpus.characters:,} characters) of documentation on this "
@@ -157,7 +161,8 @@ def _write_page(
         *pretraining_sections(run)[:-1],
         *(s for s in tuned_sections if s.title != "Settings"),
     ]
-    return write_report(output / "report.html", "Bertsmith quickstart", "A BERT from this machine's own text", sections)
+    subtitle = phrase("A BERT from this machine's own text")
+    return write_report(output / "report.html", "Bertsmith quickstart", subtitle, sections)
 
 
 def _accuracy(tuned: Path) -> tuple[float, float]:

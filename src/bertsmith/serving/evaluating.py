@@ -37,7 +37,9 @@ def _evaluate(settings: EvaluateSettings, processes: Processes, log: Log) -> Sco
     if settings.output is not None and settings.output.exists():
         _refuse_foreign(settings.output)
     set_up_process(0)
-    predictor = Predictor(settings.model, settings.device)
+    predictor = Predictor(
+        settings.model, settings.device, backend=settings.backend, long_texts=settings.long_texts, log=log
+    )
     task, facts = predictor.task, predictor.facts
     rows = task.read(source_of(settings, facts, settings.input))
     examples = task.encode(rows, facts, predictor.tokenizer)

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
+from torch import nn
 
+from bertsmith.batch import Batch, by_token_budget, join
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
-from bertsmith.model.weights import load_tuned, model_directory, read_info
+from bertsmith.export_config import ExportSettings
+from bertsmith.model.bert import Bert
+from bertsmith.model.inference import fix_weights
+from bertsmith.model.weights import load_tokenizer, load_tuned, model_directory, read_info
+from bertsmith.serving.backends import BackendChoice, open_backend, runs_on_cpu, typical_batch
 from bertsmith.serving.writing import check_output, output_file, writer_of
 from bertsmith.task_config import EvaluateSettings, PredictSettings
 from bertsmith.tasks.by_name import task_of
-from bertsmith.tasks.task import Facts, Prediction, Source
-from bertsmith.text.tokenizer import Tokenizer
+from bertsmith.tasks.task import Examples, Facts, Outputs, Prediction, Source
 from bertsmith.training.apply import apply_model
 from bertsmith.training.device import pick_device, set_up_process
+from bertsmith.training.launch import is_started_by_an_engine, launch
+from bertsmith.training.processes import ALONE, Processes, joined, refuse_standard_input
 
-_CHUNK = 1024
+LongTexts: TypeAlias = Literal["windows", "cut"]
+
+_CHUNK, _CHUNK_CHARACTERS = 1024, 1 << 21
+_SAMPLE, _TIMED_TOKENS = 64, 4096
 
 
 class Predictor:
@@ -36,27 +47,47 @@ class Predictor:
 
     Attributes:
         task: what the model does.
-        facts: what it remembers: labels, columns, lengths.
-        model: in evaluation mode, on ``device``.
+        facts: what it remembers: labels, columns, lengths; and what is done with long texts.
+        model: takes a batch and gives the task's outputs; in evaluation mode, on ``device``.
+        backend: what computes: "torch", "onnx" or "openvino".
+        speeds: tokens a second of all that was tried before ``backend`` was chosen; empty if there was no choice.
         tokenizer: the model's own.
-        max_length: longer texts are cut.
+        max_length: longer texts are read in windows, or cut.
         device: where it runs.
     """
 
-    def __init__(self, directory: Path, device: str = "auto") -> None:
-        directory = model_directory(directory)
+    def __init__(
+        self,
+        directory: Path,
+        device: str = "auto",
+        *,
+        backend: BackendChoice = "auto",
+        long_texts: LongTexts = "windows",
+        sample: Sequence[Any] = (),
+        log: Log | None = None,
+    ) -> None:
+        root, directory = directory, model_directory(directory)
         info = read_info(directory)
-        self.task, self.facts = task_of(info, directory)
-        self.device = pick_device(device)
-        self.model = load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
-        self.tokenizer = Tokenizer.load(directory)
-        if self.tokenizer.vocab_size > info.config.vocab_size:
-            raise InputError(
-                f"the tokenizer has {self.tokenizer.vocab_size:,} entries, but the model only "
-                f"{info.config.vocab_size:,}: they do not belong together",
-                path=directory,
-            )
+        self.task, facts = task_of(info, directory)
+        self.facts = facts | {"long_texts": long_texts}
+        self.device = pick_device("cpu" if device == "auto" and runs_on_cpu(directory, backend) else device)
+        self.tokenizer = load_tokenizer(directory, info.config)
         self.max_length: int = self.facts["max_length"]
+
+        def load_weights() -> nn.Module:
+            model = load_tuned(self.task.model(info.config, self.facts), directory, info.config).to(self.device)
+            if isinstance(model.bert, Bert):
+                fix_weights(model.bert, torch.float32)
+            return model
+
+        def batches() -> list[Batch]:
+            if not sample:
+                return [typical_batch(self.tokenizer.vocab_size, self.max_length)]
+            _, examples = self.encode(list(enumerate(sample, start=1)))
+            return [examples.batch(numbers) for numbers in by_token_budget(examples.lengths, _TIMED_TOKENS)]
+
+        chosen = open_backend(root, directory, backend, self.device, load_weights, batches, log or Log(mute=True))
+        self.model, self.backend, self.speeds = chosen.model.eval(), chosen.name, chosen.speeds
 
     def __call__(self, inputs: Any) -> Any:
         """Predict one input (a string, a tuple or a row), or many of them (a list or another iterable).
@@ -70,35 +101,89 @@ class Predictor:
             raise InputError(f"{type(inputs).__name__} is not a text; expected a string or a list of them")
         return list(self.stream(inputs))
 
-    def stream(self, inputs: Iterable[Any]) -> Iterator[Prediction]:
-        """Predict inputs as they come, in order; memory holds a thousand at a time.
+    def stream(self, inputs: Iterable[Any], processes: Processes = ALONE) -> Iterator[Prediction]:
+        """Predict inputs as they come, in order; memory holds a thousand at a time, or fewer if they are long.
+
+        Several processes share the batches of some thousands, and each gets all that comes out.
 
         Raises:
             InputError: as in a call; the message names the number of the input, counted from 1.
         """
-        numbered = enumerate(inputs, start=1)
-        while chunk := list(itertools.islice(numbered, _CHUNK)):
-            rows = self.task.rows(chunk, self.facts)
-            examples = self.task.encode(rows, self.facts, self.tokenizer)
-            outputs = apply_model(self.model, self.task, examples, self.facts, self.device, torch.float32)
+        for chunk in _chunks(inputs, processes.size):
+            rows, examples = self.encode(chunk)
+            outputs = apply_model(self.model, self.task, examples, self.facts, self.device, torch.float32, processes)
             yield from self.task.predict(outputs, examples, rows, self.facts)
 
+    def encode(self, numbered: Sequence[tuple[int, Any]]) -> tuple[Any, Examples]:
+        """Return inputs, each with its number for messages, as rows and as what the model gets.
 
-def load(directory: str | Path, device: str = "auto") -> Predictor:
-    """Load a fine-tuned model to predict with.
+        Raises:
+            InputError: as in a call.
+        """
+        rows = self.task.rows(numbered, self.facts)
+        return rows, self.task.encode(rows, self.facts, self.tokenizer)
+
+    @torch.inference_mode()
+    def outputs(self, batches: Sequence[Batch]) -> list[Outputs]:
+        """Send batches of examples through the model together; return the outputs of each."""
+        joined = join(batches)
+        output = self.model(joined.to(self.device))
+        # Some tasks have an output a token, others one a sequence; a sequence has two tokens or more.
+        is_tokens = len(output) == joined.num_tokens
+        sizes = [batch.num_tokens if is_tokens else batch.num_sequences for batch in batches]
+        return [
+            self.task.outputs(own, batch, self.facts) for own, batch in zip(output.split(sizes), batches, strict=True)
+        ]
+
+
+def load(
+    directory: str | Path, device: str = "auto", *, backend: BackendChoice = "auto", long_texts: LongTexts = "windows"
+) -> Predictor:
+    """Load a fine-tuned model, or an export of one, to predict with.
+
+    Args:
+        directory: a run of fine-tuning, a model directory, or what ``bertsmith export`` wrote.
+        device: as in :func:`bertsmith.training.device.pick_device`.
+        backend: what computes. ``auto``: torch, or where the directory holds graphs (folders ``onnx`` and
+            ``openvino``) what is fastest on texts of usual lengths.
+        long_texts: ``windows`` reads texts longer than the model was tuned for in windows and takes the mean of their
+            outputs; ``cut`` reads their beginnings, as in training.
 
     Raises:
-        InputError: the directory holds no fine-tuned model.
+        InputError: the directory holds no fine-tuned model, or no such backend.
     """
-    return Predictor(Path(directory), device)
+    return Predictor(Path(directory), device, backend=backend, long_texts=long_texts)
+
+
+def _chunks(inputs: Iterable[Any], workers: int) -> Iterator[list[tuple[int, Any]]]:
+    """Yield numbered inputs, as many as ``workers`` processes work on at a time."""
+    chunk: list[tuple[int, Any]] = []
+    characters = 0
+    for number, given in enumerate(inputs, start=1):
+        chunk.append((number, given))
+        characters += _size(given)
+        if len(chunk) == _CHUNK * workers or characters >= _CHUNK_CHARACTERS * workers:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _size(given: Any) -> int:
+    """Return the characters of an input."""
+    if isinstance(given, str):
+        return len(given)
+    parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple | list) else ()
+    return sum(map(_size, parts))
 
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """What a batch job did: rows predicted, and rows whose text was cut."""
+    """What a batch job did: rows predicted, rows whose text was cut, and rows whose text was read in windows."""
 
     rows: int
     truncated: int
+    windowed: int = 0
 
 
 def predict_file(settings: PredictSettings, log: Log | None = None) -> PredictionSummary:
@@ -106,38 +191,66 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
 
     Memory is flat in the number of rows. A file is read once before the first prediction, so that a row that
     cannot be used is found at once and not after hours. The n-th line of the output is the n-th input: an
-    empty line is an error and not skipped.
+    empty line is an error and not skipped. Started by torchrun or accelerate, or with ``devices``, several processes
+    share the work.
 
     Raises:
         InputError: the model or the input cannot be used; an output file appears only when it is whole.
+        LostProcessError: another of several processes ended.
     """
     log = log or Log(settings.quiet)
+    if settings.devices > 1 and not is_started_by_an_engine():
+        refuse_standard_input(settings.input, settings.devices)
+        summary: PredictionSummary = launch(predict_file, settings, log)
+        return summary
+    with joined() as processes:
+        return _predict_file(settings, processes, log if processes.is_first else Log(mute=True))
+
+
+def _predict_file(settings: PredictSettings, processes: Processes, log: Log) -> PredictionSummary:
+    """Do what :func:`predict_file` does, in one of its processes; the first one writes."""
+    refuse_standard_input(settings.input, processes.size)
     check_output(settings.output, None if str(settings.input) == "-" else settings.input)
     set_up_process(0)
-    predictor = Predictor(settings.model, settings.device)
-    source = source_of(settings, predictor.facts, settings.input)
-    writer = writer_of(settings, predictor.task, predictor.facts, source)
+    directory = model_directory(settings.model)
+    task, facts = task_of(read_info(directory), directory)
+    source = source_of(settings, facts, settings.input)
+    writer = writer_of(settings, task, facts, source)
     total = None if source.is_stdin else sum(1 for _ in writer.inputs())
-    rows = truncated = 0
-    with output_file(settings.output) as out, log.progress("predicting", total, "texts") as advance:
-        for prediction in predictor.stream(writer.inputs()):
+    predictor = Predictor(
+        settings.model,
+        settings.device,
+        backend=settings.backend,
+        long_texts=settings.long_texts,
+        sample=() if source.is_stdin else list(itertools.islice(writer.inputs(), _SAMPLE)),
+        log=log,
+    )
+    rows = truncated = windowed = 0
+    path = settings.output if processes.is_first else Path(os.devnull)
+    with output_file(path) as out, log.progress("predicting", total, "texts") as advance:
+        for prediction in predictor.stream(writer.inputs(), processes):
             out.write(writer.text(prediction))
             rows += 1
             truncated += prediction.truncated > 0
+            windowed += getattr(prediction, "windows", 1) > 1
             advance(1)
         if rows == 0:
             raise InputError("holds no text; expected at least one", path=source.where)
         out.write(writer.end())
     if truncated:
         log.warn(f"{truncated:,} of {rows:,} texts were longer than {predictor.max_length} tokens and were cut")
+    if windowed:
+        log.say(
+            f"{windowed:,} of {rows:,} texts were longer than {predictor.max_length} tokens and were read in windows"
+        )
     if settings.output is not None:
         log.say(f"{rows:,} predictions: {settings.output}")
     if writer.about:
         log.say(writer.about)
-    return PredictionSummary(rows, truncated)
+    return PredictionSummary(rows, truncated, windowed)
 
 
-def source_of(settings: PredictSettings | EvaluateSettings, facts: Facts, path: Path) -> Source:
+def source_of(settings: PredictSettings | EvaluateSettings | ExportSettings, facts: Facts, path: Path) -> Source:
     """Return a file as a source with the model's columns, or those that the settings name instead.
 
     Raises:

@@ -20,7 +20,8 @@ from bertsmith.task_config import ChooseSettings
 from bertsmith.tasks.prediction import ChoicePrediction
 from bertsmith.tasks.scores import Mistake, Scores, ScoreTable, worst
 from bertsmith.tasks.task import Facts, Outputs, Source, Task
-from bertsmith.tasks.texts import TextExamples, cut_notes, encode_texts, read_cells, softmax
+from bertsmith.tasks.text_windows import merged
+from bertsmith.tasks.texts import TextExamples, cut_notes, encode_groups, encode_texts, read_cells, softmax
 from bertsmith.text.columns import split_names
 from bertsmith.text.tables import column, read_table
 from bertsmith.text.tokenizer import Tokenizer
@@ -49,10 +50,10 @@ class ChoiceRows:
 
 @dataclass(frozen=True)
 class ChoiceExamples:
-    """Rows as the encoder gets them: n sequences ``[CLS] context [SEP] ending [SEP]`` a row.
+    """Rows as the encoder gets them: n sequences ``[CLS] context [SEP] ending [SEP]`` a row, or a window of one.
 
     Attributes:
-        sequences: those of a row one after the other.
+        sequences: those of a row, or of each of its windows, one after the other.
         choices: n.
         gold: (rows,) int64, or None.
     """
@@ -63,7 +64,7 @@ class ChoiceExamples:
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of all endings of a row together."""
+        """Tokens of all endings of a row, or of a window, together."""
         found: list[int] = np.array(self.sequences.lengths).reshape(-1, self.choices).sum(1).tolist()
         return found
 
@@ -78,8 +79,13 @@ class ChoiceExamples:
         """Rows of which something was cut."""
         return sum(tokens > 0 for tokens in self.cut)
 
+    @property
+    def windows_of(self) -> list[int]:
+        """How many windows each row was read in."""
+        return [1] * len(self.cut) if self.sequences.windows is None else self.sequences.windows
+
     def batch(self, numbers: Sequence[int] | np.ndarray) -> Batch:
-        """Return some rows as a batch of n times as many sequences; the label of a row without one is -1."""
+        """Return some rows or windows as a batch of n times as many sequences; the label of one without is -1."""
         rows = np.asarray(numbers, dtype=np.int64)
         batch = self.sequences.batch((rows[:, None] * self.choices + np.arange(self.choices)).ravel())
         gold = torch.full((len(rows),), -1) if self.gold is None else self.gold[torch.from_numpy(rows)]
@@ -161,7 +167,10 @@ def encode(rows: ChoiceRows, facts: Facts, tokenizer: Tokenizer) -> ChoiceExampl
     choices = len(rows.endings[0])
     if facts["choices"] not in (None, choices):
         raise InputError(f"{choices} endings; this model was tuned with {facts['choices']}", path=rows.source)
-    pairs = [(context, ending) for context, row in zip(rows.contexts, rows.endings, strict=True) for ending in row]
+    groups = [[(context, end) for end in row] for context, row in zip(rows.contexts, rows.endings, strict=True)]
+    if facts.get("long_texts") == "windows":
+        return ChoiceExamples(encode_groups(groups, facts, tokenizer), choices, None)
+    pairs = [pair for group in groups for pair in group]
     gold = torch.tensor(rows.gold) if rows.gold else None
     return ChoiceExamples(encode_texts(pairs, facts, tokenizer, None), choices, gold)
 
@@ -192,7 +201,7 @@ def cut_outputs(logits: Tensor, batch: Batch, facts: Facts) -> Outputs:
 
 def score(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: Facts) -> Scores:
     """Return the accuracy; chance and the commonest answer stand in a table."""
-    shares = softmax(outputs)
+    shares = softmax(merged(outputs, examples.windows_of))
     gold, predicted = np.array(rows.gold), shares.argmax(1)
     confidence = shares.max(1)
     commonest = float(np.bincount(gold).max() / len(gold))
@@ -221,10 +230,11 @@ def score(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: F
 
 def predict(outputs: Outputs, examples: ChoiceExamples, rows: ChoiceRows, facts: Facts) -> list[ChoicePrediction]:
     """Return the likeliest ending of each row, with the probabilities of all."""
-    shares = softmax(outputs)
+    windows = examples.windows_of
+    every = zip(rows.contexts, rows.endings, softmax(merged(outputs, windows)), examples.cut, windows, strict=True)
     return [
-        ChoicePrediction(context, endings, int(row.argmax()), tuple(row.tolist()), cut)
-        for context, endings, row, cut in zip(rows.contexts, rows.endings, shares, examples.cut, strict=True)
+        ChoicePrediction(context, endings, int(row.argmax()), tuple(row.tolist()), cut, count)
+        for context, endings, row, cut, count in every
     ]
 
 
@@ -277,7 +287,7 @@ TASK = Task(
     rows=rows_of,
     roles=("context", "endings", "label"),
     keys=lambda rows: list(zip(rows.contexts, rows.endings, strict=True)),
-    answers=lambda rows: [rows.names[n] for n in rows.gold],
+    answers=lambda rows, facts: [rows.names[n] for n in rows.gold],
     groups=lambda rows: rows.contexts,
     notes=cut_notes,
 )

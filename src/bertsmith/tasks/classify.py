@@ -124,10 +124,11 @@ def predict(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Fac
     shares = softmax(outputs)
     best = shares.argmax(1).tolist()
     predictions = []
-    for text, b, row, cut in zip(rows.texts, best, shares.tolist(), examples.cut, strict=True):
+    every = zip(rows.texts, best, shares.tolist(), examples.cut, examples.windows_of, strict=True)
+    for text, b, row, cut, windows in every:
         scores = dict(zip(facts["labels"], row, strict=True))
         first, second = both(text)
-        predictions.append(LabelPrediction(first, facts["labels"][b], row[b], scores, cut, second))
+        predictions.append(LabelPrediction(first, facts["labels"][b], row[b], scores, cut, second, windows))
     return predictions
 
 
@@ -140,5 +141,5 @@ TASK = text_task(
     sums=loss_sums,
     score=score,
     predict=predict,
-    answers=lambda rows: rows.labels,
+    answers=lambda rows, facts: rows.labels,
 )

@@ -133,11 +133,12 @@ def score(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts
 def predict(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts) -> list[LabelsPrediction]:
     """Return the labels above one half, with the probabilities of all."""
     predictions = []
-    for text, row, cut in zip(rows.texts, _shares(outputs).tolist(), examples.cut, strict=True):
+    every = zip(rows.texts, _shares(outputs).tolist(), examples.cut, examples.windows_of, strict=True)
+    for text, row, cut, windows in every:
         scores = dict(zip(facts["labels"], row, strict=True))
         chosen = tuple(name for name, share in scores.items() if share >= THRESHOLD)
         first, second = both(text)
-        predictions.append(LabelsPrediction(first, chosen, scores, cut, second))
+        predictions.append(LabelsPrediction(first, chosen, scores, cut, second, windows))
     return predictions
 
 
@@ -155,5 +156,5 @@ TASK = text_task(
     sums=loss_sums,
     score=score,
     predict=predict,
-    answers=lambda rows: rows.labels,
+    answers=lambda rows, facts: [label for own in label_sets(rows, facts["separator"]) for label in sorted(own)],
 )

@@ -17,6 +17,7 @@ class LabelPrediction:
         scores: the probability of every label.
         truncated: tokens of the text that did not fit and were not seen.
         text_b: the second text of a pair.
+        windows: in how many windows the text was read; their outputs' mean decides.
     """
 
     text: str
@@ -25,11 +26,12 @@ class LabelPrediction:
     scores: dict[str, float]
     truncated: int = 0
     text_b: str | None = None
+    windows: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; ``text_b`` only for a pair."""
         found = {"label": self.label, "score": self.score, "scores": dict(self.scores)}
-        return {**_texts(self.text, self.text_b), **found, "truncated": self.truncated}
+        return {**_texts(self.text, self.text_b), **found, **_seen(self)}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class LabelsPrediction:
         scores: the probability of every label, each on its own.
         truncated: tokens of the text that did not fit and were not seen.
         text_b: the second text of a pair.
+        windows: in how many windows the text was read; their outputs' mean decides.
     """
 
     text: str
@@ -49,11 +52,12 @@ class LabelsPrediction:
     scores: dict[str, float]
     truncated: int = 0
     text_b: str | None = None
+    windows: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; ``text_b`` only for a pair."""
         found = {"labels": list(self.labels), "scores": dict(self.scores)}
-        return {**_texts(self.text, self.text_b), **found, "truncated": self.truncated}
+        return {**_texts(self.text, self.text_b), **found, **_seen(self)}
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,18 @@ class NumberPrediction:
         value: in the units of the training rows.
         truncated: tokens of the text that did not fit and were not seen.
         text_b: the second text of a pair.
+        windows: in how many windows the text was read; their outputs' mean decides.
     """
 
     text: str
     value: float
     truncated: int = 0
     text_b: str | None = None
+    windows: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; ``text_b`` only for a pair."""
-        return {**_texts(self.text, self.text_b), "value": self.value, "truncated": self.truncated}
+        return {**_texts(self.text, self.text_b), "value": self.value, **_seen(self)}
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class ChoicePrediction:
         choice: the number of the likeliest, from 0.
         scores: the probability of each.
         truncated: tokens that did not fit and were not seen, over all endings.
+        windows: in how many windows the context was read; the mean of each ending's scores decides.
     """
 
     context: str
@@ -94,6 +101,7 @@ class ChoicePrediction:
     choice: int
     scores: tuple[float, ...]
     truncated: int = 0
+    windows: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -104,9 +112,13 @@ class ChoicePrediction:
             "ending": self.endings[self.choice],
             "score": self.scores[self.choice],
             "scores": list(self.scores),
-            "truncated": self.truncated,
+            **_seen(self),
         }
 
 
 def _texts(text: str, text_b: str | None) -> dict[str, str]:
     return {"text": text} if text_b is None else {"text": text, "text_b": text_b}
+
+
+def _seen(prediction: LabelPrediction | LabelsPrediction | NumberPrediction | ChoicePrediction) -> dict[str, int]:
+    return {"truncated": prediction.truncated, "windows": prediction.windows}

@@ -239,7 +239,7 @@ def score(outputs: Outputs, examples: QuestionExamples, rows: QuestionRows, fact
     worst = sorted(wrong.tolist(), key=lambda n: -predictions[n].score)[:WORST]
     return Scores(
         metrics=metrics | best,
-        tables=(ScoreTable("Answers", ("questions", "exact match", "F1", "number"), table),),
+        tables=(ScoreTable("Questions", ("", "exact match", "F1", "number"), table),),
         collapsed=len({p.text for p in predictions}) == 1 and len(set(rows.answers)) > 1,
         mistakes=tuple(_mistake(predictions[n], rows, n) for n in worst),
         tuned=tuned,
@@ -385,7 +385,7 @@ TASK = Task(
     rows=rows_of,
     roles=ROLES,
     keys=keys,
-    answers=lambda rows: (),
+    answers=lambda rows, facts: (),
     groups=lambda rows: rows.groups,
     notes=notes,
 )

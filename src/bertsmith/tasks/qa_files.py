@@ -292,11 +292,11 @@ def _load(path: Path, encoding: str) -> Any:
         if error.msg.startswith("Extra data"):
             hint = " (one object a line is jsonl; a file of that name is read as a table)"
         elif error.pos >= whole or error.msg.startswith("Unterminated string"):
-            hint = "; the file seems to be cut off"
+            hint = " (the file seems to be cut off)"
         else:
             hint = ""
         raise InputError(
-            f"is not JSON: {error.msg} at column {error.colno}{hint}; expected SQuAD's JSON",
+            f"is not JSON{hint}: {error.msg} at column {error.colno}; expected SQuAD's JSON",
             path=path,
             line=error.lineno,
         ) from None

@@ -117,9 +117,10 @@ def score(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts
 def predict(outputs: Outputs, examples: TextExamples, rows: TextRows, facts: Facts) -> list[NumberPrediction]:
     """Return a number for each row, in the units of the training rows."""
     predictions = []
-    for text, value, cut in zip(rows.texts, _numbers(outputs, facts).tolist(), examples.cut, strict=True):
+    every = zip(rows.texts, _numbers(outputs, facts).tolist(), examples.cut, examples.windows_of, strict=True)
+    for text, value, cut, windows in every:
         first, second = both(text)
-        predictions.append(NumberPrediction(first, value, cut, second))
+        predictions.append(NumberPrediction(first, value, cut, second, windows))
     return predictions
 
 
@@ -150,5 +151,5 @@ TASK = text_task(
     sums=loss_sums,
     score=score,
     predict=predict,
-    answers=lambda rows: (),
+    answers=lambda rows, facts: (),
 )

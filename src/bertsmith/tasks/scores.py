@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from bertsmith.catalogue.translate import translated
+from bertsmith.console import columns_of, justified
+
 WORST = 20
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A table of figures; the first column names the row."""
+    """A table of figures; the first column names the row, without a heading where the names are words of ours."""
 
     title: str
     columns: tuple[str, ...]
@@ -68,10 +71,12 @@ class Scores:
         lines = []
         for table in self.tables:
             first, *others = table.columns
-            cells = [(first or table.title.lower(), *others), *([_shown(cell) for cell in row] for row in table.rows)]
-            widths = [max(len(row[n]) for row in cells) for n in range(len(table.columns))]
-            lines += ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
-        lines.append(", ".join(f"{spoken(name)} {value:.3f}" for name, value in self.metrics.items()))
+            head = [translated(column) for column in (first or table.title.lower(), *others)]
+            rows = [[_shown(cell) for cell in row] for row in table.rows]
+            rows = rows if first else [[translated(name), *cells] for name, *cells in rows]
+            widths = [max(columns_of(row[n]) for row in (head, *rows)) for n in range(len(head))]
+            lines += ["  ".join(_aligned(row, widths)).rstrip() for row in (head, *rows)]
+        lines.append(", ".join(f"{translated(spoken(name))} {value:.3f}" for name, value in self.metrics.items()))
         return "\n".join(lines)
 
 
@@ -87,9 +92,7 @@ def _shown(cell: str | int | float) -> str:
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [
-        cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
+    return [justified(cell, width, right=n > 0) for n, (cell, width) in enumerate(zip(row, widths, strict=True))]
 
 
 def worst(wrong: np.ndarray, confidence: np.ndarray) -> list[int]:

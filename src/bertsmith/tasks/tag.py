@@ -203,7 +203,7 @@ TASK = Task(
     rows=rows_of,
     roles=("tags",),
     keys=lambda rows: rows.texts,
-    answers=lambda rows: [tag for tags in rows.tags for tag in tags],
+    answers=lambda rows, facts: [tag for tags in rows.tags for tag in tags],
     groups=lambda rows: rows.texts,
     notes=notes,
 )

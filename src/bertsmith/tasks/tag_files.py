@@ -312,7 +312,7 @@ def _json_sentences(lines: Iterable[_Line], column: str | None, path: Path) -> I
         except (ValueError, RecursionError) as error:  # ValueError also for numbers of thousands of digits
             raise InputError(f"is not JSON: {error}; expected one object a line", path=path, line=number) from None
         if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"]:
-            seen = f"an object with {', '.join(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
+            seen = f"an object with {', '.join(row)}" if isinstance(row, dict) else f"a JSON {type(row).__name__}"
             raise InputError(
                 f'holds {seen}; expected an object with "text" (not empty) and "spans"', path=path, line=number
             )

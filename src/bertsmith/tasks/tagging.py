@@ -342,7 +342,8 @@ def score(outputs: Outputs, examples: TagExamples, rows: TaggedRows, facts: Fact
         right_of, said_of = np.searchsorted(present, right), np.searchsorted(present, said)
         every = label_scores(right_of, said_of, [labels[n] for n in present])
         metrics = every.metrics
-        table = ScoreTable("Per tag", ("tag", "precision", "recall", "F1", rows.unit + "s"), every.tables[0].rows)
+        units = "words" if rows.unit == "word" else "characters"
+        table = ScoreTable("Per tag", ("tag", "precision", "recall", "F1", units), every.tables[0].rows)
         if len(present) <= _MOST_CONFUSED:
             names, confusion = every.labels, every.confusion
     always = float((right == labels.index(facts["commonest"])).mean())

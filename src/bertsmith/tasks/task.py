@@ -121,8 +121,8 @@ class Task:
         keys: the text of each row, to find rows that repeat.
         groups: what each row belongs to; rows of one group are never split between training and dev.
         notes: what the user should know of rows and examples, in sentences.
-        answers: the gold answer of each row as a word (of each unit for tags), for their balance; none for numbers
-            and spans.
+        answers: the gold answers of all rows as words, for their balance: one a row, of tags one a unit, of several
+            labels each; none for numbers and spans.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Task:
     rows: Callable[[Sequence[tuple[int, Any]], Facts], Any]
     roles: tuple[str, ...]
     keys: Callable[[Any], Sequence[Any]]
-    answers: Callable[[Any], Sequence[str]]
+    answers: Callable[[Any, Facts], Sequence[str]]
     groups: Callable[[Any], Sequence[Any]]
     notes: Callable[[Any, Any, Facts], list[str]]
 

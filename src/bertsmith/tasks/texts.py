@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError, nearest
 from bertsmith.model.heads import SequenceClassifier
 from bertsmith.task_config import FinetuneSettings
-from bertsmith.tasks.task import Examples, Facts, Outputs, Rows, Source, Task
+from bertsmith.tasks.scores import Scores
+from bertsmith.tasks.task import Facts, Outputs, Rows, Source, Task
+from bertsmith.tasks.text_windows import encode_windows, merged
 from bertsmith.text.columns import joined, named, split_names
 from bertsmith.text.decoding import uncompressed_name
 from bertsmith.text.tables import FORMATS, column, open_records, read_lines, read_table
@@ -32,6 +34,10 @@ _NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*")
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts."""
+
+T = TypeVar("T")
+Judge: TypeAlias = Callable[[Outputs, Any, Any, Facts], T]
+"""What makes scores or predictions of outputs, examples, rows and facts."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +68,30 @@ class TextExamples:
         segment_ids: the same shape.
         cut: tokens of each text that did not fit.
         targets: what each is trained towards: (rows,) int64 classes, (rows,) float32 values, or (rows, labels)
-            float32; None without labels.
+            float32; None without labels, and where long texts are windows.
+        windows: how many windows each text was read in; None if each is one sequence.
     """
 
     token_ids: list[list[int]]
     segment_ids: list[list[int]]
     cut: list[int]
     targets: torch.Tensor | None
+    windows: list[int] | None = None
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each text."""
+        """Tokens of each text, or of each window."""
         return [len(ids) for ids in self.token_ids]
 
     @property
     def truncated(self) -> int:
         """Texts that were cut to fit the length limit."""
         return sum(tokens > 0 for tokens in self.cut)
+
+    @property
+    def windows_of(self) -> list[int]:
+        """How many windows each text was read in."""
+        return [1] * len(self.cut) if self.windows is None else self.windows
 
     def batch(self, numbers: Sequence[int] | np.ndarray) -> Batch:
         """Return some texts as a batch."""
@@ -151,9 +164,32 @@ def refuse_swapped(rows: TextRows) -> None:
 def encode_texts(
     texts: Sequence[Text], facts: Facts, tokenizer: Tokenizer, targets: torch.Tensor | None
 ) -> TextExamples:
-    """Encode texts as ``[CLS] a [SEP]``, pairs as ``[CLS] a [SEP] b [SEP]``; the longer of a pair is cut first."""
+    """Encode texts as ``[CLS] a [SEP]``, pairs as ``[CLS] a [SEP] b [SEP]``.
+
+    Longer texts are cut, of a pair the longer one first; or where ``facts["long_texts"]`` is "windows", they are
+    several sequences.
+    """
+    if facts.get("long_texts") == "windows":
+        return encode_groups([[text] for text in texts], facts, tokenizer)
     found = tokenizer.encode_batch(texts, facts["max_length"])
     return TextExamples([e.ids for e in found], [e.segment_ids for e in found], [e.truncated for e in found], targets)
+
+
+def encode_groups(groups: Sequence[Sequence[Text]], facts: Facts, tokenizer: Tokenizer) -> TextExamples:
+    """Encode texts or pairs in windows, those of a group in as many: all of its first window, all of its second, ..."""
+    pairs = [[(text,) if isinstance(text, str) else text for text in group] for group in groups]
+    ids = iter(tokenizer.sentence_ids([part for group in pairs for pair in group for part in pair]))
+    windows = [
+        encode_windows([[next(ids) for _ in pair] for pair in group], facts["max_length"], tokenizer) for group in pairs
+    ]
+    sequences = [sequence for own in windows for together in own for sequence in together]
+    return TextExamples(
+        [own for own, _ in sequences],
+        [segments for _, segments in sequences],
+        [0] * sum(map(len, groups)),
+        None,
+        [len(own) for own in windows],
+    )
 
 
 def text_columns(settings: FinetuneSettings) -> dict[str, str]:
@@ -295,8 +331,14 @@ def softmax(outputs: Outputs) -> np.ndarray:
     return shares
 
 
-def cut_notes(rows: Rows, examples: Examples, facts: Facts) -> list[str]:
-    """Return what was cut, in a sentence."""
+def cut_notes(rows: Rows, examples: Any, facts: Facts) -> list[str]:
+    """Return what was cut, or read in windows, in a sentence."""
+    long = sum(count > 1 for count in examples.windows_of)
+    if long:
+        return [
+            f"{long:,} of {len(rows.lines):,} texts are longer than {facts['max_length']} tokens and were read in "
+            "windows (--long-texts cut: only their beginnings)"
+        ]
     if not examples.truncated:
         return []
     return [
@@ -305,7 +347,7 @@ def cut_notes(rows: Rows, examples: Examples, facts: Facts) -> list[str]:
     ]
 
 
-def text_notes(rows: TextRows, examples: Examples, facts: Facts) -> list[str]:
+def text_notes(rows: TextRows, examples: TextExamples, facts: Facts) -> list[str]:
     """Return what was cut, and whether a column looks like another one, in sentences."""
     notes = cut_notes(rows, examples, facts)
     numbers = [text for text in rows.texts if isinstance(text, str) and _NUMBER.fullmatch(text.strip())]
@@ -324,8 +366,11 @@ def text_notes(rows: TextRows, examples: Examples, facts: Facts) -> list[str]:
     return notes
 
 
-def text_task(name: str, **own: Any) -> Task:
-    """Return a task over texts and pairs: ``own`` are its own functions, the others are those of this module."""
+def text_task(name: str, *, score: Judge[Scores], predict: Judge[Any], **own: Any) -> Task:
+    """Return a task over texts and pairs: ``own`` are its own functions, the others are those of this module.
+
+    Its ``score`` and ``predict`` get one output a row, whatever windows there were.
+    """
     return Task(
         name=name,
         model=make_classifier,
@@ -336,5 +381,14 @@ def text_task(name: str, **own: Any) -> Task:
         keys=lambda rows: rows.texts,
         groups=lambda rows: rows.texts,
         notes=text_notes,
+        score=_of_rows(score),
+        predict=_of_rows(predict),
         **own,
     )
+
+
+def _of_rows(judge: Judge[T]) -> Judge[T]:
+    def of_rows(outputs: Outputs, examples: Any, rows: Any, facts: Facts) -> T:
+        return judge(merged(outputs, examples.windows_of), examples, rows, facts)
+
+    return of_rows

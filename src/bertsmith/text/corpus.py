@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bertsmith.remote import Source, size_of
 from bertsmith.text.readers import Document, ReadReport, read_documents
 from bertsmith.text.sentences import choose_rule
 
 if TYPE_CHECKING:
     # Worker processes have no use for it, and importing it takes longer than anything else here.
     from bertsmith.config import CorpusSettings
+    from bertsmith.text.screen import Screen
 
 HEAD_CHARACTERS = 100_000
 """How much of a file decides its sentence rule."""
@@ -72,7 +73,10 @@ class SeenTexts:
 
     def add(self, text: bytes) -> bool:
         """Return whether ``text`` is new, and remember it."""
-        digest = hashlib.blake2b(text, digest_size=16).digest()
+        return self.add_digest(digest_of(text))
+
+    def add_digest(self, digest: bytes) -> bool:
+        """Do what :meth:`add` does with the digest of a text."""
         bucket, rest = self._buckets[digest[:2]], digest[2:]
         at = bucket.find(rest)
         while at >= 0 and at % self._WIDTH:
@@ -83,51 +87,78 @@ class SeenTexts:
         return True
 
 
+def digest_of(text: bytes) -> bytes:
+    """Return the 16 bytes by which a text is known."""
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
 class Corpus:
-    """The documents of ``paths``, streamed once in order; memory holds hashes of texts, not texts.
+    """The documents of ``paths`` in order, each text once; memory holds hashes of texts, not texts.
 
     Attributes, all for what was read so far:
         report: what the readers met.
         read: documents, dropped ones included.
         duplicates: documents that were dropped as exact copies of an earlier one.
+        near_duplicates: documents that the screen dropped.
         megabytes: position in the source files, about.
         rules: the sentence rule of each file.
     """
 
-    def __init__(self, paths: Sequence[Path], settings: CorpusSettings) -> None:
+    def __init__(self, paths: Sequence[Source], settings: CorpusSettings, screen: Screen | None = None) -> None:
         self.report = ReadReport()
         self.read = 0
         self.duplicates = 0
+        self.near_duplicates = 0
         self.megabytes = 0.0
         self.rules: list[str] = []
-        self._paths = paths
-        self._settings = settings
+        self.paths = paths
+        self.settings = settings
+        self.screen = screen
+        self._seen = SeenTexts()
 
     def documents(self) -> Iterator[CorpusDocument]:
-        """Yield every document once."""
-        seen = SeenTexts()
-        for source, path in enumerate(self._paths):
-            start, size = self.megabytes, path.stat().st_size / 1e6
+        """Yield every document once; can be called once."""
+        screen = self.screen
+        for source, path in enumerate(self.paths):
+            start, size = self.megabytes, size_of(path) / 1e6
             done = 0.0
-            for document in self._file(path):
+            rule, documents = open_documents(path, self.settings, self.report)
+            self.rules.append(rule)
+            for document in documents:
                 text = document.text.encode("utf-8", "surrogatepass")
                 done += len(text) / 1e6 / expansion(path)
                 self.megabytes = start + min(done, size)
-                self.read += 1
-                if not self._settings.keep_duplicates and not seen.add(text):
-                    self.duplicates += 1
+                if not self._admits(text):
                     continue
-                yield CorpusDocument(document.text, self.rules[source], source, document.line, self.read - 1)
+                kept = document.text if screen is None else screen.without_repeated(document.text)
+                yield CorpusDocument(kept, rule, source, document.line, self.read - 1)
             self.megabytes = start + size
 
-    def _file(self, path: Path) -> Iterator[Document]:
-        documents = read_documents(path, self._settings, self.report)
-        if self._settings.sentences == "auto":
-            head = take(documents, HEAD_CHARACTERS)
-            self.rules.append(choose_rule([d.text for d in head]))
-            return itertools.chain(head, documents)
-        self.rules.append(self._settings.sentences)
-        return documents
+    def admit(self, digests: Sequence[bytes]) -> list[bool]:
+        """Count documents that another process has read; return which of them are kept."""
+        return [self._admits_digest(digest) for digest in digests]
+
+    def _admits(self, text: bytes) -> bool:
+        return self._admits_digest(b"" if self.settings.keep_duplicates else digest_of(text))
+
+    def _admits_digest(self, digest: bytes) -> bool:
+        self.read += 1
+        if not self.settings.keep_duplicates and not self._seen.add_digest(digest):
+            self.duplicates += 1
+            return False
+        if self.screen is not None and self.screen.drops(self.read - 1):
+            self.near_duplicates += 1
+            return False
+        return True
+
+
+def open_documents(path: Source, settings: CorpusSettings, report: ReadReport) -> tuple[str, Iterator[Document]]:
+    """Return the sentence rule of a file, and its documents."""
+    documents = read_documents(path, settings, report)
+    if settings.sentences != "auto":
+        return settings.sentences, documents
+    head = take(documents, HEAD_CHARACTERS)
+    return choose_rule([d.text for d in head]), itertools.chain(head, documents)
 
 
 def batches(documents: Iterator[CorpusDocument], corpus: Corpus) -> Iterator[DocumentBatch]:
@@ -147,6 +178,19 @@ def batches(documents: Iterator[CorpusDocument], corpus: Corpus) -> Iterator[Doc
         yield batch
 
 
+def grouped(documents: Iterable[Document]) -> Iterator[tuple[list[Document], bool]]:
+    """Group a file's documents as :func:`batches` does; the last batch, which may be empty, is marked as such."""
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
+            yield batch, False
+            batch, characters = [], 0
+    yield batch, True
+
+
 def take(documents: Iterator[Document], characters: int) -> list[Document]:
     """Return the first documents, until they hold ``characters`` or there are no more."""
     head = []
@@ -156,7 +200,7 @@ def take(documents: Iterator[Document], characters: int) -> list[Document]:
     return head
 
 
-def sample(paths: Sequence[Path], settings: CorpusSettings, num_files: int = 8) -> list[CorpusDocument]:
+def sample(paths: Sequence[Source], settings: CorpusSettings, num_files: int = 8) -> list[CorpusDocument]:
     """Return documents from the start of ``num_files`` files, evenly spaced over the corpus, texts cut at 100,000."""
     chosen = sorted({i * len(paths) // num_files for i in range(num_files)})
     found = []
@@ -167,6 +211,6 @@ def sample(paths: Sequence[Path], settings: CorpusSettings, num_files: int = 8) 
     return found
 
 
-def expansion(path: Path) -> float:
+def expansion(path: Source) -> float:
     """Return how many bytes of text a byte of the file gives, about."""
     return _EXPANSION.get(path.suffix.lower(), 1.0)

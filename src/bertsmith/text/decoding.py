@@ -18,16 +18,18 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 from bertsmith.errors import InputError, nearest
+from bertsmith.remote import Source, name_of, open_source
 
 CHUNK = 1 << 20
 """Bytes that are read and decoded at a time."""
@@ -76,12 +78,13 @@ _REMOVED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ud800-\udfff]
 _BREAKS = re.compile("[\x0b\x0c\x85\u2028\u2029]")
 
 
-def uncompressed_name(path: Path) -> Path:
+def uncompressed_name(path: Source) -> PurePath:
     """Return ``path`` without the ending of a compression: ``a.txt.gz`` gives ``a.txt``."""
-    return path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+    name = name_of(path)
+    return name.with_suffix("") if name.suffix.lower() in COMPRESSIONS else name
 
 
-def read_bytes(path: Path) -> Iterator[bytes]:
+def read_bytes(path: Source) -> Iterator[bytes]:
     """Yield a file's bytes in chunks of at most 1 MiB, decompressed if they are compressed.
 
     What a file holds is told by its first bytes, so a compressed file with a plain name is read too.
@@ -90,7 +93,7 @@ def read_bytes(path: Path) -> Iterator[bytes]:
         InputError: the file cannot be read, or compressed data is cut short or damaged.
     """
     try:
-        with path.open("rb") as file:
+        with open_source(path) as file:
             start = file.read(16)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", path=path) from None
@@ -110,19 +113,26 @@ def read_bytes(path: Path) -> Iterator[bytes]:
         raise InputError(f"{what}: {error} (after {done:,} bytes of content)", path=path) from None
 
 
-def _open(path: Path, kind: str | None) -> IO[bytes]:
-    if kind == "zstd":
-        import pyarrow as pa
+@contextlib.contextmanager
+def _open(path: Source, kind: str | None) -> Iterator[IO[bytes]]:
+    with open_source(path) as file:
+        if kind is None:
+            yield file
+            return
+        if kind == "zstd":
+            import pyarrow as pa
 
-        # pyarrow notices a frame that is cut short; zstandard's reader ends silently there.
-        stream: IO[bytes] = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
-        return stream
-    openers: dict[str | None, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-    opened: IO[bytes] = openers.get(kind, open)(path, "rb")
-    return opened
+            # pyarrow notices a frame that is cut short; zstandard's reader ends silently there.
+            source = pa.OSFile(str(path)) if isinstance(path, Path) else pa.PythonFile(file)
+            stream: IO[bytes] = pa.CompressedInputStream(source, "zstd")
+        else:
+            openers: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+            stream = openers[kind](file, "rb")
+        with stream:
+            yield stream
 
 
-def open_text(path: Path, encoding: str = "auto") -> tuple[str, Iterator[str]]:
+def open_text(path: Source, encoding: str = "auto") -> tuple[str, Iterator[str]]:
     """Return the encoding of a file and its text in chunks, as decoded (see :func:`clean` for what comes after).
 
     ``auto`` obeys a byte order mark, else tries UTF-8 strictly over the whole file, then cp949. cp949 also
@@ -167,7 +177,7 @@ def check_encoding(encoding: str) -> str:
     return {"iso8859-1": "latin-1", "utf-8-sig": "utf-8"}.get(codec.name, codec.name)
 
 
-def decode(chunks: Iterable[bytes], encoding: str, *, path: Path | str) -> Iterator[str]:
+def decode(chunks: Iterable[bytes], encoding: str, *, path: Source | str) -> Iterator[str]:
     """Decode chunks of bytes strictly.
 
     Raises:
@@ -215,7 +225,7 @@ def _with_end(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     yield b"", True
 
 
-def _refuse_binary(path: Path, start: bytes) -> None:
+def _refuse_binary(path: Source, start: bytes) -> None:
     kind = next((kind for magic, kind in _BINARY_STARTS if start.startswith(magic)), None)
     if kind is None:
         share = (len(start) - len(start.translate(None, _CONTROL_BYTES))) / max(len(start), 1)
@@ -237,7 +247,7 @@ def _is_utf8(start: bytes) -> bool:
     return True
 
 
-def _try_encodings(path: Path) -> str:
+def _try_encodings(path: Source) -> str:
     try:
         for _ in _decode(read_bytes(path), "utf-8"):
             pass
@@ -260,7 +270,7 @@ def _try_encodings(path: Path) -> str:
     )
 
 
-def _looks_korean(path: Path) -> bool:
+def _looks_korean(path: Source) -> bool:
     common = rare = 0
     for chunk in read_bytes(path):
         pairs = _KOREAN_PAIR.findall(chunk)
@@ -302,7 +312,7 @@ def clean(text: str, removed: Removed) -> str:
     return text
 
 
-def physical_lines(chunks: Iterable[str], longest: int, *, path: Path | str) -> Iterator[str]:
+def physical_lines(chunks: Iterable[str], longest: int, *, path: Source | str) -> Iterator[str]:
     """Split chunks at CRLF, CR and LF and yield lines without their ends.
 
     Raises:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.errors import InputError, nearest
+from bertsmith.remote import Source
 from bertsmith.text.decoding import COMPRESSIONS, read_bytes
 
 _BATCH_ROWS = 1024
 
 
-def open_parquet(path: Path, only: Sequence[str] | None) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+def open_parquet(path: Source, only: Sequence[str] | None) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     """Return the columns and a stream of (row number from 1, cells).
 
     Text is taken as it is, numbers and dates become their text, truth values ``true`` and ``false``, null "".
@@ -47,10 +48,10 @@ def open_parquet(path: Path, only: Sequence[str] | None) -> tuple[list[str], Ite
     return columns, _rows(file, columns, path)
 
 
-def _seekable(path: Path) -> Any:
+def _seekable(path: Source) -> Any:
     # A Parquet file is read from its end, so a compressed one is unpacked to disk first.
     if path.suffix.lower() not in COMPRESSIONS:
-        return str(path)
+        return str(path) if isinstance(path, Path) else path.open()
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the reader
     for chunk in read_bytes(path):
         unpacked.write(chunk)
@@ -58,7 +59,7 @@ def _seekable(path: Path) -> Any:
     return unpacked
 
 
-def _rows(file: Any, columns: list[str], path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(file: Any, columns: list[str], path: Source) -> Iterator[tuple[int, dict[str, str]]]:
     import pyarrow as pa
 
     number = 0

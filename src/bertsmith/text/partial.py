@@ -16,6 +16,7 @@ import numpy as np
 from bertsmith import __version__, files
 from bertsmith.console import Log
 from bertsmith.errors import InputError
+from bertsmith.text.screen import SCREEN
 from bertsmith.text.store import TokenisedDocuments, read_shard, shard_name, write_shard
 
 JOURNAL = "journal.json"
@@ -54,15 +55,18 @@ class PartialStore:
         identity = {**identity, "release": __version__}
         counts = np.zeros(vocab_size, dtype=np.int64)
         work = cls(path, identity, sources, counts)
+        kept_screen: set[str] = set()
         if (path / JOURNAL).exists():
             journal = files.read_json(path / JOURNAL, what="the journal of an interrupted 'bertsmith prepare'")
             work.shards = _usable(path, journal, identity, sources)
+            # What is left out follows from the whole corpus.
+            kept_screen = {SCREEN} if (journal["identity"], journal["sources"]) == (identity, sources) else set()
             if work.shards:
                 log.say(f"Going on after {len(work.shards)} finished shard(s) of an interrupted run.")
             elif journal["shards"]:
                 log.say("Settings or sources have changed since the interrupted run: starting anew.")
         # The journal is replaced last: without it a later run could not tell whose shards these are.
-        keep = {files.LOCK, JOURNAL, *(shard["file"] for shard in work.shards)}
+        keep = {files.LOCK, JOURNAL, *(shard["file"] for shard in work.shards), *kept_screen}
         for entry in [e for e in path.iterdir() if e.name not in keep]:
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -77,6 +81,11 @@ class PartialStore:
     def documents_read(self) -> int:
         """Documents of the corpus that the finished shards cover, dropped ones included."""
         return int(self.shards[-1]["documents_read"]) if self.shards else 0
+
+    @property
+    def last_source(self) -> int:
+        """The number of the source that the last finished shard ends in; 0 if there is none."""
+        return int(self.shards[-1]["last_source"]) if self.shards else 0
 
     def add(self, documents: TokenisedDocuments, shard_tokens: int) -> None:
         """Append documents; write each shard that they fill."""
@@ -147,6 +156,8 @@ def _usable(
     old = journal["sources"]
     same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(old, sources, strict=False)))
     unchanged = same == len(old) == len(sources)
+    if not unchanged and {"near_duplicates", "repeated_lines"} & identity["settings"].keys():
+        return []  # what is left out of a document depends on all others
     kept = []
     for shard in journal["shards"]:
         # With other sources the last shard, which the end of the corpus cut short, would not be written so.

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertsmith.errors import InputError
+from bertsmith.locations import Location, Url, as_location
+from bertsmith.remote import Source, cache_of, find_remote, size_of
 from bertsmith.text.decoding import Removed, clean, cut_point, line_pieces, open_text, uncompressed_name
 from bertsmith.text.layout import Line, detect_layout, join_wrapped
 from bertsmith.text.tables import FORMATS, open_records
@@ -111,15 +113,20 @@ class ReadReport:
         if self.skipped_files:
             endings = ", ".join(f"{ending or 'none'} ({n:,})" for ending, n in sorted(self.skipped_files.items()))
             found.append(f"{sum(self.skipped_files.values()):,} file(s) skipped for their name's ending: {endings}")
-        counts = (
-            (self.removed.control_characters, "control character(s) removed"),
-            (self.removed.line_breaks, "unusual line break(s) (U+2028 and its like) read as line breaks"),
-            (self.removed.replacement_characters, "replacement character(s) (U+FFFD): broken before it came here"),
-            (self.cut_lines, f"cut(s) in lines longer than {MAX_LINE:,} characters"),
-            (self.cut_documents, f"cut(s) in documents longer than {MAX_DOCUMENT:,} characters"),
-            (self.empty_rows, "row(s) without text left out"),
-        )
-        return found + [f"{count:,} {what}" for count, what in counts if count]
+        removed = self.removed
+        if n := removed.control_characters:
+            found.append(f"{n:,} control character(s) removed")
+        if n := removed.line_breaks:
+            found.append(f"{n:,} unusual line break(s) (U+2028 and its like) read as line breaks")
+        if n := removed.replacement_characters:
+            found.append(f"{n:,} replacement character(s) (U+FFFD): broken before it came here")
+        if n := self.cut_lines:
+            found.append(f"{n:,} cut(s) in lines longer than {MAX_LINE:,} characters")
+        if n := self.cut_documents:
+            found.append(f"{n:,} cut(s) in documents longer than {MAX_DOCUMENT:,} characters")
+        if n := self.empty_rows:
+            found.append(f"{n:,} row(s) without text left out")
+        return found
 
 
 def _grouped(names: dict[str, str]) -> list[tuple[str, list[str]]]:
@@ -133,8 +140,10 @@ def _files(paths: list[str]) -> str:
     return paths[0] if len(paths) == 1 else f"{len(paths):,} files (first {paths[0]})"
 
 
-def find_files(corpus: Sequence[Path | str], settings: CorpusSettings, report: ReadReport | None = None) -> list[Path]:
-    """Return the files of a corpus, each once: named files, folders (recursive, sorted), glob patterns.
+def find_files(
+    corpus: Sequence[Location | str], settings: CorpusSettings, report: ReadReport | None = None
+) -> list[Source]:
+    """Return the files of a corpus, each once: named files, folders (recursive, sorted), glob patterns, also by URL.
 
     In folders and from patterns, hidden files and those whose ending is unknown, or tells of another format
     than ``settings.format``, are left out; the latter are counted in ``report``. A format set by hand takes
@@ -143,20 +152,14 @@ def find_files(corpus: Sequence[Path | str], settings: CorpusSettings, report: R
     Raises:
         InputError: a name matches nothing that can be read, or every file is empty.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path | str, Source] = {}
     skipped: Counter[str] = Counter()
     for entry in corpus:
-        path = Path(entry)
-        if path.is_dir():
-            candidates = _walk(path)
-        elif path.exists():
-            found.setdefault(path.resolve(), path)
+        path: Location = as_location(entry)
+        candidates, is_named = find_remote(path, cache_of(settings)) if isinstance(path, Url) else _find_here(path)
+        if is_named:
+            found.setdefault(_identity(candidates[0]), candidates[0])
             continue
-        else:
-            matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-            if not matches:
-                raise InputError("no such file or folder, and nothing matches it as a pattern", path=path)
-            candidates = [p for match in matches for p in (_walk(match) if match.is_dir() else [match])]
         taken = [p for p in candidates if _is_wanted(p, settings.format)]
         skipped.update(uncompressed_name(p).suffix.lower() for p in candidates if not _is_wanted(p, settings.format))
         if not taken:
@@ -166,15 +169,15 @@ def find_files(corpus: Sequence[Path | str], settings: CorpusSettings, report: R
                 path=path,
             )
         for file in taken:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(_identity(file), file)
     if report is not None:
         report.skipped_files = dict(Counter(report.skipped_files) + skipped)
-    if all(path.stat().st_size == 0 for path in found.values()):
+    if all(size_of(file) == 0 for file in found.values()):
         raise InputError(f"the corpus is empty: {len(found)} file(s) of 0 bytes", path=next(iter(found.values()), None))
     return list(found.values())
 
 
-def require_documents(report: ReadReport, corpus: Sequence[Path | str]) -> None:
+def require_documents(report: ReadReport, corpus: Sequence[Location | str]) -> None:
     """Check, after reading, that there was text.
 
     Raises:
@@ -182,6 +185,22 @@ def require_documents(report: ReadReport, corpus: Sequence[Path | str]) -> None:
     """
     if not report.documents:
         raise InputError("the corpus is empty: no text in its files", path=corpus[0] if corpus else None)
+
+
+def _identity(file: Source) -> Path | str:
+    return file.resolve() if isinstance(file, Path) else str(file)
+
+
+def _find_here(path: Path) -> tuple[Sequence[Source], bool]:
+    """Return the files that a path or pattern names, and whether it is one file by its own name."""
+    if path.is_dir():
+        return _walk(path), False
+    if path.exists():
+        return [path], True
+    matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+    if not matches:
+        raise InputError("no such file or folder, and nothing matches it as a pattern", path=path)
+    return [p for match in matches for p in (_walk(match) if match.is_dir() else [match])], False
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -199,12 +218,12 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.is_file())
 
 
-def _is_wanted(path: Path, format: str) -> bool:  # noqa: A002
+def _is_wanted(path: Source, format: str) -> bool:  # noqa: A002
     known = ENDINGS.get(uncompressed_name(path).suffix.lower())
     return known is not None if format == "auto" else known in (None, format)
 
 
-def _format(path: Path, settings: CorpusSettings) -> str:
+def _format(path: Source, settings: CorpusSettings) -> str:
     if settings.format != "auto":
         return settings.format
     ending = uncompressed_name(path).suffix.lower()
@@ -213,7 +232,7 @@ def _format(path: Path, settings: CorpusSettings) -> str:
     return ENDINGS.get(ending, "txt")
 
 
-def read_documents(path: Path, settings: CorpusSettings, report: ReadReport) -> Iterator[Document]:
+def read_documents(path: Source, settings: CorpusSettings, report: ReadReport) -> Iterator[Document]:
     """Yield the documents of one file in order; memory holds one at a time, 4 Mi characters at most.
 
     Raises:
@@ -224,7 +243,7 @@ def read_documents(path: Path, settings: CorpusSettings, report: ReadReport) -> 
     return _documents(paragraphs, path, report)
 
 
-def _documents(paragraphs: Iterable[Line | None], path: Path, report: ReadReport) -> Iterator[Document]:
+def _documents(paragraphs: Iterable[Line | None], path: Source, report: ReadReport) -> Iterator[Document]:
     """Gather paragraphs up to each None, which ends a document."""
     gathered: list[str] = []
     start = size = 0
@@ -242,7 +261,7 @@ def _documents(paragraphs: Iterable[Line | None], path: Path, report: ReadReport
             size += len(paragraph[1]) + 1
 
 
-def _text_paragraphs(path: Path, settings: CorpusSettings, report: ReadReport) -> Iterator[Line | None]:
+def _text_paragraphs(path: Source, settings: CorpusSettings, report: ReadReport) -> Iterator[Line | None]:
     report.encodings[str(path)], chunks = open_text(path, settings.encoding)
     lines = _clean_lines(chunks, report)
     head = _take(lines, SAMPLE_CHARACTERS)
@@ -281,7 +300,7 @@ def _take(lines: Iterator[Line], characters: int) -> list[Line]:
     return head
 
 
-def _cells(path: Path, kind: str, settings: CorpusSettings, report: ReadReport) -> Iterator[Line | None]:
+def _cells(path: Source, kind: str, settings: CorpusSettings, report: ReadReport) -> Iterator[Line | None]:
     records = open_records(
         path, encoding=settings.encoding, quoting=settings.quoting, format=kind, only=[settings.field]
     )

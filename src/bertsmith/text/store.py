@@ -14,17 +14,19 @@ The nested offsets of the lists give document and sentence lengths without touch
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from bertsmith import files
 from bertsmith.errors import InputError
+from bertsmith.locations import Location
 from bertsmith.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -32,6 +34,9 @@ MANIFEST = "manifest.json"
 TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
 CONFIG = "config.yaml"
+
+# After so many look-ups the pages of mapped shards are let go of: resident memory does not grow with the store.
+_LOOK_UPS = 512
 
 _WHAT = "a token store made by 'bertsmith prepare'"
 
@@ -75,15 +80,21 @@ class TokenisedDocuments:
 
     def without_empty(self) -> TokenisedDocuments:
         """Return the documents that have a sentence."""
-        full = self.sentence_counts > 0
+        return self.where(self.sentence_counts > 0)
+
+    def where(self, keep: np.ndarray) -> TokenisedDocuments:
+        """Return the documents for which the (D,) bool ``keep`` is true."""
+        if keep.all():
+            return self
+        sentences = np.repeat(keep, self.sentence_counts)
         return TokenisedDocuments(
-            sentence_counts=self.sentence_counts[full],
-            sentence_lengths=self.sentence_lengths,
-            token_ids=self.token_ids,
-            characters=self.characters[full],
-            sources=self.sources[full],
-            lines=self.lines[full],
-            ordinals=self.ordinals[full],
+            sentence_counts=self.sentence_counts[keep],
+            sentence_lengths=self.sentence_lengths[sentences],
+            token_ids=self.token_ids[np.repeat(sentences, self.sentence_lengths)],
+            characters=self.characters[keep],
+            sources=self.sources[keep],
+            lines=self.lines[keep],
+            ordinals=self.ordinals[keep],
         )
 
     def slice(self, start: int, stop: int) -> TokenisedDocuments:
@@ -157,6 +168,7 @@ class Shard:
         token_ids: (T,) uint16 or uint32.
         sources: (D,) int32.
         lines: (D,) int64.
+        pages: the mapping that they are views into; None where they are not of a mapped file.
     """
 
     sentence_starts: np.ndarray
@@ -164,6 +176,26 @@ class Shard:
     token_ids: np.ndarray
     sources: np.ndarray
     lines: np.ndarray
+    pages: mmap.mmap | None = None
+
+
+class AnyShard(Protocol):
+    """A shard, wherever its ids are; see :class:`Shard`."""
+
+    @property
+    def sentence_starts(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def token_starts(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def token_ids(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def sources(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def lines(self) -> np.ndarray: ...  # noqa: D102
 
 
 def read_shard(path: Path) -> Shard:
@@ -172,11 +204,26 @@ def read_shard(path: Path) -> Shard:
     Raises:
         InputError: the file is missing or is not a whole shard.
     """
+    try:
+        with path.open("rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise InputError("missing; the token store is not complete", path=path) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"is not a whole shard of a token store: {error}", path=path) from None
+    return parse_shard(pages, path)
+
+
+def parse_shard(pages: mmap.mmap, path: object) -> Shard:
+    """Return the views into a mapped shard; nothing is copied.
+
+    Raises:
+        InputError: it is not a whole shard; ``path`` names it.
+    """
     import pyarrow as pa
 
     try:
-        with pa.memory_map(str(path)) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
+        batch = pa.ipc.open_file(pa.py_buffer(pages)).get_batch(0)
         documents = batch.column("sentences")
         sentences = documents.values
         shard = Shard(
@@ -185,10 +232,9 @@ def read_shard(path: Path) -> Shard:
             token_ids=sentences.values.to_numpy(),
             sources=batch.column("source").to_numpy(),
             lines=batch.column("line").to_numpy(),
+            pages=pages,
         )
-    except FileNotFoundError:
-        raise InputError("missing; the token store is not complete", path=path) from None
-    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"is not a whole shard of a token store: {error}", path=path) from None
     if shard.sentence_starts[-1] != len(shard.token_starts) - 1 or shard.token_starts[-1] != len(shard.token_ids):
         raise InputError("is not a whole shard of a token store: its offsets do not fit", path=path)
@@ -198,8 +244,10 @@ def read_shard(path: Path) -> Shard:
 class TokenStore:
     """A corpus as token ids, read from memory-mapped files. Threads may read it together; it can be pickled.
 
+    The files' pages are let go of as it is read, so resident memory does not grow with the store.
+
     Attributes:
-        path: the directory.
+        path: the directory, or its URL.
         manifest: what manifest.json holds.
         tokenizer: the one that made the ids.
         token_counts: (V,) int64, how often each token of the vocabulary occurs.
@@ -209,9 +257,15 @@ class TokenStore:
     """
 
     def __init__(
-        self, path: Path, manifest: dict[str, Any], tokenizer: Tokenizer, token_counts: np.ndarray, shards: list[Shard]
+        self,
+        path: Location,
+        manifest: dict[str, Any],
+        tokenizer: Tokenizer,
+        token_counts: np.ndarray,
+        shards: Sequence[AnyShard],
+        reopen: Callable[[], TokenStore] | None = None,
     ) -> None:
-        """Use :meth:`open`."""
+        """Use :meth:`open`, or :func:`bertsmith.text.remote_store.open_store`."""
         self.path = path
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -219,9 +273,11 @@ class TokenStore:
         self.num_documents = int(manifest["counts"]["documents"])
         self.num_sentences = int(manifest["counts"]["sentences"])
         self.num_tokens = int(manifest["counts"]["tokens"])
-        self._shards = shards
+        self._shards = list(shards)
+        self._reopen = reopen
         # A list, not an array: bisect on it takes a tenth of np.searchsorted's time.
         self._shard_starts = offsets(np.array([len(s.lines) for s in shards]), np.int64).tolist()
+        self._look_ups = 0
 
     @classmethod
     def open(cls, path: Path | str, check: bool = True) -> TokenStore:
@@ -237,9 +293,12 @@ class TokenStore:
                 not belong to it. The message names the file.
         """
         path = Path(path)
-        manifest = read_manifest(path)
+        if not (path / files.CHECKSUMS).is_file():
+            # It says what this is not.
+            read_manifest(path)
         if check:
             files.check_directory(path, what="the token store")
+        manifest = read_manifest(path)
         for shard in manifest["shards"]:
             file = path / shard["file"]
             if not file.is_file():
@@ -257,7 +316,7 @@ class TokenStore:
         for shard, entry in zip(shards, manifest["shards"], strict=True):
             if len(shard.lines) != entry["documents"] or len(shard.token_ids) != entry["tokens"]:
                 raise InputError("does not hold the counts of the manifest", path=path / entry["file"])
-        return cls(path, manifest, tokenizer, _read_token_counts(path / TOKEN_COUNTS, manifest["vocab_size"]), shards)
+        return cls(path, manifest, tokenizer, read_token_counts(path / TOKEN_COUNTS, manifest["vocab_size"]), shards)
 
     @property
     def vocab_size(self) -> int:
@@ -301,6 +360,16 @@ class TokenStore:
         shard, number = self._find(document)
         return self.manifest["sources"][shard.sources[number]]["path"], int(shard.lines[number])
 
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        return len(self._shards)
+
+    def shards_of(self, documents: np.ndarray) -> np.ndarray:
+        """Return (D,) int64, the number of the shard that holds each of the documents."""
+        numbers: np.ndarray = np.searchsorted(self._shard_starts, documents, side="right") - 1
+        return numbers
+
     def require_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuse to go on with another vocabulary than the one that made the ids.
 
@@ -321,16 +390,34 @@ class TokenStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself; they were checked when this one opened them.
+        if self._reopen is not None:
+            return self._reopen, ()
+        assert isinstance(self.path, Path)
         return TokenStore.open, (self.path.absolute(), False)
 
-    def _find(self, document: int) -> tuple[Shard, int]:
+    def _find(self, document: int) -> tuple[AnyShard, int]:
         if not 0 <= document < self._shard_starts[-1]:
             raise IndexError(f"no document {document}: the store holds {self._shard_starts[-1]}")
+        self._look_ups += 1
+        if self._look_ups >= _LOOK_UPS:
+            self._look_ups = 0
+            for shard in self._shards:
+                _let_go(shard)
         number = bisect_right(self._shard_starts, document) - 1
         return self._shards[number], document - self._shard_starts[number]
 
-    def _per_document(self, numbers: Callable[[Shard], np.ndarray]) -> np.ndarray:
-        return np.concatenate([numbers(shard) for shard in self._shards]).astype(np.int64)
+    def _per_document(self, numbers: Callable[[AnyShard], np.ndarray]) -> np.ndarray:
+        found = []
+        for shard in self._shards:
+            found.append(numbers(shard))
+            _let_go(shard)
+        return np.concatenate(found, dtype=np.int64)
+
+
+def _let_go(shard: AnyShard) -> None:
+    """Let go of a mapped shard's pages; they stay in the system's cache, and come back as they are asked for."""
+    if isinstance(shard, Shard) and shard.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        shard.pages.madvise(mmap.MADV_DONTNEED)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -351,7 +438,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_token_counts(path: Path, vocab_size: int) -> np.ndarray:
+def read_token_counts(path: Path, vocab_size: int) -> np.ndarray:
+    """Return (V,) int64, how often each token occurs.
+
+    Raises:
+        InputError: the file is missing or is not that.
+    """
     try:
         counts: np.ndarray = np.load(path, allow_pickle=False)
     except FileNotFoundError:

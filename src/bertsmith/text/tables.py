@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bertsmith.errors import InputError, nearest
+from bertsmith.remote import Source
 from bertsmith.text.decoding import decode, open_text, physical_lines, uncompressed_name
 from bertsmith.text.parquet import open_parquet
 
@@ -125,7 +126,7 @@ def column(table: Table, name: str) -> list[str]:
     return [row[name] for row in table.rows]
 
 
-def _require(name: str, columns: Iterable[str], path: Path) -> None:
+def _require(name: str, columns: Iterable[str], path: Source) -> None:
     names = list(columns)
     if name not in names:
         raise InputError(f"has no column {name!r}.{nearest(name, names)} Columns: {', '.join(names)}", path=path)
@@ -158,7 +159,7 @@ def _arriving(stream: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def table_format(path: Path, format: str = "auto") -> str:  # noqa: A002
+def table_format(path: Source, format: str = "auto") -> str:  # noqa: A002
     """Return csv, tsv, jsonl or parquet, by the name if ``format`` is "auto".
 
     Raises:
@@ -177,7 +178,7 @@ def table_format(path: Path, format: str = "auto") -> str:  # noqa: A002
 
 
 def open_records(
-    path: Path,
+    path: Source,
     *,
     encoding: str = "auto",
     quoting: str = "auto",
@@ -253,7 +254,7 @@ def tsv_is_quoted(lines: Sequence[str]) -> bool:
 class _Lines:
     """Lines for the csv reader, counted, with those of the current row kept for an error's sake."""
 
-    def __init__(self, lines: Iterable[str], path: Path) -> None:
+    def __init__(self, lines: Iterable[str], path: Source) -> None:
         self.count, self.row, self._characters = 0, list[str](), 0
         self._lines, self._path = lines, path
 
@@ -274,7 +275,7 @@ class _Lines:
 
 
 def _delimited(
-    lines: Iterable[str], delimiter: str, quoted: bool, path: Path
+    lines: Iterable[str], delimiter: str, quoted: bool, path: Source
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     rows = _split_rows(_Lines(lines, path), delimiter, quoted, path)
     line, header = next(rows, (1, []))
@@ -292,7 +293,7 @@ def _delimited(
 
 
 def _regular(
-    rows: Iterator[tuple[int, list[str]]], header: list[str], quoted: bool, path: Path
+    rows: Iterator[tuple[int, list[str]]], header: list[str], quoted: bool, path: Source
 ) -> Iterator[tuple[int, list[str]]]:
     for line, cells in rows:
         if len(cells) != len(header):
@@ -310,7 +311,7 @@ def _regular(
         yield line, cells
 
 
-def _split_rows(lines: _Lines, delimiter: str, quoted: bool, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _split_rows(lines: _Lines, delimiter: str, quoted: bool, path: Source) -> Iterator[tuple[int, list[str]]]:
     # The module's limit is one for the process; ours is the larger one, and _Lines keeps it.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW + 1))
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
@@ -327,7 +328,7 @@ def _split_rows(lines: _Lines, delimiter: str, quoted: bool, path: Path) -> Iter
             yield line, cells
 
 
-def _open_quote(lines: _Lines, path: Path, delimiter: str) -> InputError:
+def _open_quote(lines: _Lines, path: Source, delimiter: str) -> InputError:
     """Say where the quote stands that is not closed, or not at the end of its cell."""
     opened, cell, inside, start = 1, True, False, lines.count - len(lines.row) + 1
     for number, line in enumerate(lines.row, start=start):
@@ -361,7 +362,7 @@ def _open_quote(lines: _Lines, path: Path, delimiter: str) -> InputError:
     )
 
 
-def _json_rows(lines: Iterator[str], path: Path, only: Sequence[str] | None) -> Iterator[tuple[int, dict[str, str]]]:
+def _json_rows(lines: Iterator[str], path: Source, only: Sequence[str] | None) -> Iterator[tuple[int, dict[str, str]]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -386,7 +387,7 @@ def _json_rows(lines: Iterator[str], path: Path, only: Sequence[str] | None) -> 
         yield number, {key: _json_cell(row[key], key, path, number) for key in (row if only is None else only)}
 
 
-def _json_cell(value: Any, key: str, path: Path, line: int) -> str:
+def _json_cell(value: Any, key: str, path: Source, line: int) -> str:
     if isinstance(value, str):
         # A half of a surrogate pair, as in "\ud83d", is not a character and cannot be encoded.
         return value if value.isascii() else _LONE_SURROGATE.sub("\ufffd", value)

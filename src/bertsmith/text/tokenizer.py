@@ -97,6 +97,10 @@ class Tokenizer:
         self._plain = tokenizers.Tokenizer.from_str(backend.to_str())
         self._plain.encode_special_tokens = True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The library's own pickling forgets that special tokens in a text are text.
+        return _from_json, (self._with_special.to_str(),)
+
     @classmethod
     def from_vocabulary(
         cls, path: str | Path, lowercase: bool | None = None, strip_accents: bool | None = None
@@ -141,10 +145,13 @@ class Tokenizer:
         """Load the tokenizer of a model, store or vocabulary directory, also of one made by transformers.
 
         Raises:
-            InputError: there is none, or it is not WordPiece with ``##``.
+            InputError: there is none, it is damaged, or it is not WordPiece with ``##``.
         """
         directory = Path(directory)
         path = directory / TOKENIZER_FILE
+        if (directory / files.CHECKSUMS).is_file():
+            own = (TOKENIZER_FILE, VOCAB_FILE, CONFIG_FILE)
+            files.check_directory(directory, what="the tokenizer", only=lambda name: name in own)
         if path.is_file():
             try:
                 backend = tokenizers.Tokenizer.from_file(str(path))
@@ -274,6 +281,10 @@ class Tokenizer:
             else:
                 words.append(token)
         return " ".join(words)
+
+
+def _from_json(text: str) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(text), "a tokenizer of another process")
 
 
 def own_normalizer(lowercase: bool) -> normalizers.Normalizer:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from bertsmith import files
 from bertsmith.config import VocabularySettings
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
-from bertsmith.text.corpus import SeenTexts
+from bertsmith.remote import Source, size_of
+from bertsmith.text.cluster import Cluster, Task, connected
+from bertsmith.text.corpus import Corpus, CorpusDocument, SeenTexts, grouped
 from bertsmith.text.readers import Document, ReadReport, find_files, read_documents
 from bertsmith.text.tokenizer import SPECIAL_TOKENS, VOCAB_FILE, Tokenizer, own_normalizer
 from bertsmith.text.wordpiece import learn_pieces
@@ -88,7 +91,11 @@ class WordCounter:
 
     def add(self, text: str) -> None:
         """Count the words of ``text``."""
-        self._raw.update(text.split())
+        self.add_counts(Counter(text.split()))
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Add words that somebody else has counted."""
+        self._raw.update(counts)
         while len(self._raw) > self.max_words:
             self.pruned_below += 1
             kept = {word: count for word, count in self._raw.items() if count > self.pruned_below}
@@ -115,25 +122,29 @@ def learn_vocabulary(settings: VocabularySettings, log: Log | None = None) -> Vo
     Raises:
         InputError: the corpus is empty or unreadable, the size is below the alphabet, or the output is taken.
     """
-    log = log or Log()
     _refuse_foreign_output(settings.output)
+    with files.only_writer_of(settings.output):
+        return _learn(settings, log or Log())
+
+
+def _learn(settings: VocabularySettings, log: Log) -> VocabularyReport:
+    """Do what :func:`learn_vocabulary` does."""
     reading = ReadReport()
     paths = find_files(settings.corpus, settings, reading)
     counter = WordCounter(settings.lowercase, settings.max_words)
     held_out: list[str] = []
     held_characters = held_documents = documents = 0
-    size = sum(path.stat().st_size for path in paths)
-    with log.progress("counting words", size / 1e6, "MB") as advance:
-        for document in _documents(paths, settings, reading):
-            advance(len(document.text.encode("utf-8", "surrogatepass")) / 1e6)
-            if _is_held_out(document.text, settings.held_out):
-                held_documents += 1
+    size = sum(map(size_of, paths))
+    with connected(settings) as cluster, log.progress("counting words", size / 1e6, "MB") as advance:
+        for counted, megabytes in _counted(paths, settings, reading, cluster, log):
+            counter.add_counts(counted.words)
+            documents += counted.documents
+            held_documents += len(counted.held_out)
+            for text in counted.held_out:
                 if held_characters < _HELD_OUT_CHARACTERS:
-                    held_out.append(document.text)
-                    held_characters += len(document.text)
-            else:
-                documents += 1
-                counter.add(document.text)
+                    held_out.append(text)
+                    held_characters += len(text)
+            advance(megabytes)
     if not documents and held_out:
         # A tiny corpus may fall into the held-out share as a whole: then it is better to learn from it.
         for text in held_out:
@@ -198,12 +209,69 @@ def _refuse_foreign_output(output: Path) -> None:
         raise InputError("is not what 'bertsmith vocab' wrote; choose another output", path=output)
 
 
-def _documents(paths: Iterable[Path], settings: VocabularySettings, reading: ReadReport) -> Iterator[Document]:
+@dataclass(frozen=True)
+class CountedWords:
+    """What is counted in consecutive documents of a file.
+
+    Attributes:
+        words: of the documents to learn from, as they stand between white space.
+        documents: how many these are.
+        held_out: the texts of the others.
+    """
+
+    words: Counter[str]
+    documents: int
+    held_out: list[str]
+
+
+def count_words(documents: Sequence[Document | CorpusDocument], held_out: float) -> CountedWords:
+    """Count the words of documents but the share that is held out."""
+    words: Counter[str] = Counter()
+    held: list[str] = []
+    for document in documents:
+        if _is_held_out(document.text, held_out):
+            held.append(document.text)
+        else:
+            words.update(document.text.split())
+    return CountedWords(words, len(documents) - len(held), held)
+
+
+def _counted(
+    paths: Sequence[Source], settings: VocabularySettings, reading: ReadReport, cluster: Cluster | None, log: Log
+) -> Iterator[tuple[CountedWords, float]]:
+    """Yield what is counted in each batch of the corpus, and about how many MB that was."""
+    if cluster is not None:
+        yield from _counted_by(cluster, paths, settings, reading, log)
+        return
     seen = SeenTexts()
     for path in paths:
-        for document in read_documents(path, settings, reading):
-            if settings.keep_duplicates or seen.add(document.text.encode("utf-8", "surrogatepass")):
-                yield document
+        documents = (
+            document
+            for document in read_documents(path, settings, reading)
+            if settings.keep_duplicates or seen.add(document.text.encode("utf-8", "surrogatepass"))
+        )
+        for batch, _ in grouped(documents):
+            megabytes = sum(len(document.text.encode("utf-8", "surrogatepass")) for document in batch) / 1e6
+            yield count_words(batch, settings.held_out), megabytes
+
+
+def _counted_by(
+    cluster: Cluster, paths: Sequence[Source], settings: VocabularySettings, reading: ReadReport, log: Log
+) -> Iterator[tuple[CountedWords, float]]:
+    """Do the same on a cluster: a first pass tells which documents are copies, a second counts the others."""
+    keep = None
+    if not settings.keep_duplicates:
+        corpus = Corpus(paths, settings)
+        found: list[list[bool]] = [[] for _ in paths]
+        for part in cluster.parts(Task(settings, None, None), paths, log):
+            found[part.source] += corpus.admit([digest.tobytes() for digest in part.digests])
+        keep = [np.array(flags, dtype=bool) for flags in found]
+    work = functools.partial(count_words, held_out=settings.held_out)
+    for part in cluster.parts(Task(settings, None, work), paths, log, keep):
+        if part.end is not None:
+            reading.merge(part.end[1])
+        if part.result is not None:
+            yield part.result, part.megabytes
 
 
 def _is_held_out(text: str, share: float) -> bool:

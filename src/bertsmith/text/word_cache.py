@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,10 @@ class WordCache:
         self._dtype = id_dtype(tokenizer.vocab_size)
         self._matcher = tokenizer.matcher
         self._forget()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process learns the words that it meets.
+        return WordCache, (self._tokenizer,)
 
     def _forget(self) -> None:
         # A word that is asked for the first time gets the next number.

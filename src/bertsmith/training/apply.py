@@ -10,6 +10,7 @@ from bertsmith.batch import by_token_budget
 from bertsmith.tasks.task import Examples, Facts, Outputs, Task
 from bertsmith.training.device import autocast
 from bertsmith.training.processes import ALONE, Processes
+from bertsmith.training.sharding import is_sharded
 
 _MAX_TOKENS = 4096
 
@@ -31,10 +32,13 @@ def apply_model(
     """
     model.eval()
     own: dict[int, np.ndarray] = {}
-    for numbers in by_token_budget(examples.lengths, _MAX_TOKENS)[processes.rank :: processes.size]:
+    batches = by_token_budget(examples.lengths, _MAX_TOKENS)
+    for numbers, counts in processes.dealt(batches, evenly=is_sharded(model)):
         batch = examples.batch(numbers)
         with autocast(dtype, device):
             output = model(batch.to(device))
+        if not counts:
+            continue
         own |= {int(n): part for n, part in zip(numbers, task.outputs(output, batch, facts), strict=True)}
     found = {number: part for some in processes.gathered(own) for number, part in some.items()}
     return [found[number] for number in range(len(examples.lengths))]

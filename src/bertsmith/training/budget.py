@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from bertsmith.batch import Batch
 from bertsmith.config import OptimizerSettings
 from bertsmith.training.loop import Objective, Progress, train
 from bertsmith.training.optimizer import make_optimizer
+from bertsmith.training.processes import ALONE, Processes
 from bertsmith.training.schedule import Schedule, fixed
 
 # The estimate is renewed this often in a run: machines are shared, and their speed drifts.
@@ -68,12 +68,15 @@ def measure_step(
     dtype: torch.dtype,
     *,
     at_most: float,
+    processes: Processes = ALONE,
 ) -> float:
-    """Return the seconds of a step, timed for about ``at_most`` seconds on a copy of the model."""
-    trial = copy.deepcopy(model)
+    """Return the seconds of a step, timed for about ``at_most`` seconds; at a learning rate of 0 no weight changes.
+
+    ``processes`` take part in every step, as those of a sharded model must.
+    """
     steps = train(
-        trial,
-        make_optimizer(trial, settings),
+        model,
+        make_optimizer(model, settings),
         Progress(fixed(0.0, 0.0, 1_000)),
         (batches(step) for step in itertools.count()),
         objective,
@@ -81,12 +84,13 @@ def measure_step(
         device=device,
         dtype=dtype,
         seed=settings.seed,
+        processes=processes,
     )
     begun = time.monotonic()
     times: list[float] = []
     for report in steps:
         times.append(report.seconds)
-        if len(times) >= 4 and time.monotonic() - begun > at_most:
+        if len(times) >= 4 and processes.any(time.monotonic() - begun > at_most):
             break
     # The first step allocates memory and plans instances.
     return sum(times[1:]) / len(times[1:])

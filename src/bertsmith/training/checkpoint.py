@@ -10,19 +10,26 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from bertsmith import files
 from bertsmith.config import Configuration
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.training.disk import Disk
+from bertsmith.training.sharding import gathered_tensors, spread
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 OPTIMIZER = "optimizer.safetensors"
+FREE = (
+    *("resume", "quiet", "threads", "output", "devices", "sharding", "compile", "bad_steps", "spike", "when_full"),
+    *("watch", "tensorboard", "cache", "cache_gb"),
+)
+"""Settings that may differ between the first session of a run and its continuation."""
+
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -107,38 +114,42 @@ def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / CHECKPOINTS).glob("step-*"), reverse=True)
 
 
-def save_optimizer(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write AdamW's moments as safetensors, under the parameters' names."""
-    tensors = {}
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True) -> dict[str, Tensor]:
+    """Return AdamW's moments on the CPU, under the parameters' names; as bertsmith.training.sharding.gathered."""
+    tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         state = optimizer.state[parameter]
-        for moment in _MOMENTS:
-            if moment in state:
-                tensors[f"{moment}:{name}"] = torch.as_tensor(state[moment]).detach().cpu().contiguous()
+        tensors |= {f"{moment}:{name}": torch.as_tensor(state[moment]) for moment in _MOMENTS if moment in state}
+    return gathered_tensors(tensors, keep=keep)
+
+
+def save_optimizer(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """Write what :func:`optimizer_tensors` returned as safetensors."""
     save_file(tensors, directory / OPTIMIZER)
 
 
 def load_optimizer(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Give AdamW the moments that :func:`save_optimizer` wrote.
+    """Give AdamW the moments that :func:`save_optimizer` wrote; with a sharded model every process must ask.
 
     Raises:
         InputError: the file is damaged or of another model.
     """
     path = directory / OPTIMIZER
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            for name, parameter in model.named_parameters():
+                if not any(f"{moment}:{name}" in names for moment in _MOMENTS):
+                    continue  # frozen, or without a gradient so far
+                state = {}
+                for moment in _MOMENTS:
+                    tensor = file.get_tensor(f"{moment}:{name}") if f"{moment}:{name}" in names else None
+                    if tensor is None or (moment != "step" and tensor.shape != parameter.shape):
+                        raise InputError(f"has no {moment} of the right shape for {name}", path=path)
+                    state[moment] = tensor.to(parameter.device) if moment == "step" else spread(tensor, parameter)
+                optimizer.state[parameter] = state
     except (SafetensorError, OSError) as error:
         raise InputError(f"is not a readable state of the optimiser: {error}", path=path) from None
-    for name, parameter in model.named_parameters():
-        if not any(f"{moment}:{name}" in tensors for moment in _MOMENTS):
-            continue  # frozen, or without a gradient so far
-        state = {}
-        for moment in _MOMENTS:
-            tensor = tensors.get(f"{moment}:{name}")
-            if tensor is None or (moment != "step" and tensor.shape != parameter.shape):
-                raise InputError(f"has no {moment} of the right shape for {name}", path=path)
-            state[moment] = tensor if moment == "step" else tensor.to(parameter.device)
-        optimizer.state[parameter] = state
 
 
 class MetricsLog:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bertsmith.tasks.task import Examples, Task
+from bertsmith.tasks.task import Examples, Facts, Task
 
 _BINS = (8, 16, 32, 64, 128, 256, 512)
 
@@ -69,13 +69,15 @@ class DataReport:
         return found
 
 
-def describe_data(task: Task, train_rows: Any, train: Examples, dev_rows: Any, dev: Examples) -> DataReport:
+def describe_data(
+    task: Task, facts: Facts, train_rows: Any, train: Examples, dev_rows: Any, dev: Examples
+) -> DataReport:
     """Look at the rows before training."""
     keys = task.keys(train_rows)
     known = Counter(keys)
     return DataReport(
-        train=_describe(train, len(keys), task.answers(train_rows)),
-        dev=_describe(dev, len(task.keys(dev_rows)), task.answers(dev_rows)),
+        train=_describe(train, len(keys), task.answers(train_rows, facts)),
+        dev=_describe(dev, len(task.keys(dev_rows)), task.answers(dev_rows, facts)),
         repeated=sum(known[key] > 1 for key in keys),
         shared=sum(key in known for key in task.keys(dev_rows)),
     )

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import os
 import time
 from contextlib import AbstractContextManager
-from pathlib import Path
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 
 from bertsmith.errors import InputError
+from bertsmith.machine import cpu_quota
 from bertsmith.training.processes import local_gpu, local_share
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+
+PrecisionChoice: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -39,22 +41,19 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def cpu_quota() -> int:
-    """Return how many CPUs this process may use: its affinity, and its control group's quota if lower."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return affinity if quota == "max" else max(1, min(affinity, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return affinity
-
-
 def set_up_process(threads: int) -> int:
     """Give torch ``threads`` threads (0: this process's share of the quota), keep freed memory; return their number."""
     chosen = threads or local_share(cpu_quota())
     torch.set_num_threads(chosen)
     _keep_freed_memory()
     return chosen
+
+
+def set_up_thread(threads: int) -> None:
+    """Give the calling thread a number of torch threads of its own; those that compute already keep theirs."""
+    # The first question makes torch give this thread the number of the process; only then it can have its own.
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
 
 
 def _keep_freed_memory() -> None:
@@ -69,14 +68,19 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def pick_precision(name: str, device: torch.device, hidden_size: int) -> torch.dtype:
+def pick_precision(name: PrecisionChoice | Literal["float16"], device: torch.device, hidden_size: int) -> torch.dtype:
     """Return the matrix products' type; ``auto`` times a product of this width in both for a moment.
 
     bfloat16 on a processor without its instructions is several times slower than float32, so it is never
-    taken for granted.
+    taken for granted. float16 works on a CPU too, slowly: to try it.
+
+    Raises:
+        InputError: the device has no float16 with a scaled loss.
     """
+    if name == "float16" and device.type not in ("cuda", "cpu"):
+        raise InputError(f"--precision float16 works on cuda, not on {device.type}; try bfloat16 or float32")
     if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     usual = _time_product(torch.float32, device, hidden_size)
     # Converting weights and activations back and forth costs too: bfloat16 must win clearly.
     short = _time_product(torch.bfloat16, device, hidden_size, hopeless=2 * usual)
@@ -94,8 +98,8 @@ def _time_product(dtype: torch.dtype, device: torch.device, hidden_size: int, ho
             break
         start = time.perf_counter()
         F.linear(inputs, weight)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best
 

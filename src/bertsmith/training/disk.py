@@ -59,16 +59,16 @@ class Disk:
                 if not is_full(error):
                     raise
                 free = shutil.disk_usage(self.folder).free
-            size = f"{human(needed)}B needed, " if needed else ""
+            room = f"{human(needed)}B needed, {human(free)}B free" if needed else f"{human(free)}B free"
             if not self.waits or self.stopped():
                 raise InputError(
-                    f"the disk is full ({size}{human(free)}B free): {what} could not be written. "
+                    f"the disk is full ({room}): {what} could not be written. "
                     "Everything from before is whole; make room and go on with --resume",
                     path=self.folder,
                 )
             if not told:
                 told = True
-                self.log.warn(f"{self.folder}: the disk is full ({size}{human(free)}B free); {what} waits for room")
+                self.log.warn(f"{self.folder}: the disk is full ({room}); {what} waits for room")
             # What is needed is an estimate, so any more room than there was is worth another attempt.
             while not self.stopped() and shutil.disk_usage(self.folder).free <= free:
                 time.sleep(_POLL_SECONDS)

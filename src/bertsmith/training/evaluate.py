@@ -42,21 +42,26 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: PretrainingModel,
-    batches: Sequence[Batch],
+    batches: Sequence[tuple[Batch, bool]],
     unigram_entropy: float,
     device: torch.device,
     dtype: torch.dtype,
     processes: Processes = ALONE,
 ) -> Evaluation:
-    """Evaluate without dropout, each process its ``batches``; the result does not depend on how they are batched."""
+    """Evaluate without dropout, each process those of its ``batches`` that count.
+
+    The result does not depend on how they are batched.
+    """
     model.eval()
     sums = [0.0] * 7
-    for held in batches:
+    for held, counts in batches:
         batch = held.to(device)
         assert batch.masked_labels is not None
         assert batch.labels is not None
         with autocast(dtype, device):
             losses = model.losses(batch)
+        if not counts:
+            continue
         found = [float(f) for f in (losses.mlm, losses.nsp, losses.mlm_right, losses.nsp_right, batch.labels.sum())]
         found += [len(batch.masked_labels), len(batch.labels)]
         sums = [total + more for total, more in zip(sums, found, strict=True)]

@@ -9,7 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from bertsmith import files
+from bertsmith.catalogue.translate import translated
 from bertsmith.config import ModelConfig
 from bertsmith.console import Log
 from bertsmith.errors import InputError
@@ -22,6 +26,7 @@ from bertsmith.tasks.task import source, split_rows
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.checkpoint import (
     CHECKPOINTS,
+    FREE,
     METRICS,
     MetricsLog,
     last_checkpoint,
@@ -37,6 +42,7 @@ from bertsmith.training.loop import StopRequest
 from bertsmith.training.processes import Processes, joined
 from bertsmith.training.report import finetuning_report
 from bertsmith.training.search import JOURNAL, Trial, best_of, search
+from bertsmith.training.sharding import is_wanted
 from bertsmith.training.tuning import (
     RunState,
     SeedState,
@@ -44,14 +50,13 @@ from bertsmith.training.tuning import (
     TaskData,
     chosen_metric,
     load_run_state,
+    on_device,
     resume_command,
     score_dev,
     tune,
 )
 from bertsmith.watching.followers import check_followers, followed
 
-# Settings that may differ between the first session of a run and its continuation.
-_FREE = ("resume", "quiet", "threads", "output", "devices", "bad_steps", "spike", "when_full", "watch", "tensorboard")
 # What transformers calls those of our tasks that its class for sequences does not guess.
 _PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regress": "regression"}
 
@@ -122,7 +127,8 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
     device = pick_device(settings.device)
     threads = set_up_process(settings.threads)
     dtype = processes.share(pick_precision(settings.precision, device, config.hidden_size))
-    encoder = None if settings.from_scratch else load_encoder(directory)
+    holds_weights = processes.is_first or not is_wanted(settings, processes)
+    encoder = load_encoder(directory) if holds_weights and not settings.from_scratch else None
     with contextlib.ExitStack() as held:
         checkpoint = None
         if processes.is_first:
@@ -131,9 +137,8 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
             checkpoint = _check_output(settings, log)
             held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)
-        run = load_run_state(checkpoint) if checkpoint else RunState([SeedState(settings.seed)])
-        several = f"{processes.size} processes of " if processes.size > 1 else ""
-        log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {several}{threads} threads")
+        run = load_run_state(checkpoint, weights=holds_weights) if checkpoint else RunState([SeedState(settings.seed)])
+        log.say(f"{report.in_short()}; {device}, {str(dtype).removeprefix('torch.')}, {processes.in_short(threads)}")
         disk = Disk(settings.output, log, settings.when_full == "wait", lambda: stop.requested)
         metrics = None
         if processes.is_first:
@@ -161,7 +166,7 @@ def _read(settings: FinetuneSettings, tokenizer: Tokenizer, log: Log) -> tuple[T
         dev_rows = task.read(source(settings, settings.dev, task.roles))
     facts = task.facts(train_rows, dev_rows, settings)
     train, dev = (task.encode(rows, facts, tokenizer) for rows in (train_rows, dev_rows))
-    report = describe_data(task, train_rows, train, dev_rows, dev)
+    report = describe_data(task, facts, train_rows, train, dev_rows, dev)
     for name, rows, examples in (("training", train_rows, train), ("dev", dev_rows, dev)):
         for note in task.notes(rows, examples, facts):
             log.warn(f"{name} rows: {note}")
@@ -178,7 +183,7 @@ def _check_output(settings: FinetuneSettings, log: Log) -> Path | None:
         shutil.rmtree(settings.output / CHECKPOINTS, ignore_errors=True)
         raise InputError("holds a fine-tuned model already; choose another output directory", path=settings.output)
     if path.exists() and settings.resume:
-        refuse_other_settings(settings, _FREE, settings.output)
+        refuse_other_settings(settings, FREE, settings.output)
         return last_checkpoint(settings.output, log)
     if not path.exists():
         refuse_other_files(settings.output)
@@ -219,6 +224,15 @@ def _best(run: RunState, metric: str) -> SeedState:
     return max(run.seeds, key=lambda s: (s.metrics[metric], -s.seed))
 
 
+def _best_model(session: Session, run: RunState) -> nn.Module:
+    """Return the model of the best seed, on the CPU; in a process that does not hold its weights its shapes."""
+    with contextlib.nullcontext() if session.holds_weights else torch.device("meta"):
+        model = session.data.task.model(session.config, session.data.facts)
+    if session.holds_weights:
+        model.load_state_dict(run.best)
+    return model
+
+
 def _finish(
     session: Session, run: RunState, report: DataReport, trials: list[Trial], tokenizer: Tokenizer
 ) -> FinetuningResult:
@@ -226,10 +240,8 @@ def _finish(
     settings, data, log = session.settings, session.data, session.log
     metric = chosen_metric(settings, run.seeds[0].metrics)
     best = _best(run, metric)
-    model = data.task.model(session.config, data.facts)
-    model.load_state_dict(run.best)
     facts = data.facts | best.tuned
-    scores = score_dev(session, model.to(session.device))
+    scores = score_dev(session, on_device(session, _best_model(session, run)))
     values = {name: [seed.metrics[name] for seed in run.seeds] for name in scores.metrics}
     mean = {name: statistics.fmean(v) for name, v in values.items()}
     deviation = {name: statistics.stdev(v) if len(v) > 1 else 0.0 for name, v in values.items()}
@@ -260,7 +272,7 @@ def _finish(
     session.disk.write(
         "the model",
         lambda: save_model(
-            model,
+            _best_model(session, run),
             settings.output / "model",
             tokenizer,
             labels=tuple(facts.get("labels", ())),
@@ -272,7 +284,7 @@ def _finish(
     log.say(f"best epoch {best.best_epoch:g} of seed {best.seed}:")
     log.say(scores.text())
     if len(run.seeds) > 1:
-        spread = ", ".join(f"{spoken(name)} {mean[name]:.3f} ± {deviation[name]:.3f}" for name in mean)
+        spread = ", ".join(f"{translated(spoken(name))} {mean[name]:.3f} ± {deviation[name]:.3f}" for name in mean)
         log.say(f"over {len(run.seeds)} seeds: {spread}")
     log.say(f"model: {settings.output / 'model'}   report: {page}")
     log.say(f"next: bertsmith predict {settings.output} --input FILE -o predictions.jsonl")

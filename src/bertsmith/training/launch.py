@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -9,18 +10,25 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.queues import SimpleQueue
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from bertsmith.config import OptimizerSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError, LostProcessError
 from bertsmith.training.processes import environment_of
 
-Settings = TypeVar("Settings", bound=OptimizerSettings)
+
+class HasDevices(Protocol):
+    """Settings that say in how many processes a stage runs."""
+
+    @property
+    def devices(self) -> int:
+        """Their number."""
+
+
+Settings = TypeVar("Settings", bound=HasDevices)
 Result = TypeVar("Result")
 
 # When one process has ended badly the others notice at their next word to it.
@@ -53,23 +61,22 @@ def launch(stage: Callable[[Settings, Log], Result], settings: Settings, log: Lo
         LostProcessError: one of them was killed or failed otherwise.
     """
     context = multiprocessing.get_context("spawn")
-    outcomes: SimpleQueue[_Outcome] = context.SimpleQueue()
     count, port = settings.devices, _free_port()
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
     workers = [
-        context.Process(target=_work, args=(rank, count, port, stage, settings, log, outcomes), daemon=True)
+        context.Process(target=_work, args=(rank, count, port, stage, settings, log, pipes[rank][1]), daemon=True)
         for rank in range(count)
     ]
     before = _hand_on_signals(workers)
     try:
         for worker in workers:
             worker.start()
-        _wait_for(workers)
+        for _, ours in pipes:
+            ours.close()
+        found = _wait_for(workers, [end for end, _ in pipes])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    found = []
-    while not outcomes.empty():
-        found.append(outcomes.get())
     result: Result = _verdict(workers, sorted(found, key=lambda outcome: outcome.rank))
     return result
 
@@ -90,16 +97,24 @@ def _verdict(workers: Sequence[BaseProcess], found: list[_Outcome]) -> Any:
     return found[0].result
 
 
-def _wait_for(workers: Sequence[BaseProcess]) -> None:
-    """Wait until all have ended; when one ends badly and the others hang, end them."""
-    while any(worker.exitcode is None for worker in workers):
+def _wait_for(workers: Sequence[BaseProcess], pipes: Sequence[Connection]) -> list[_Outcome]:
+    """Wait until all have ended, and return what they say; when one ends badly and the others hang, end them."""
+    unheard, found = set(pipes), []
+    while unheard or any(worker.exitcode is None for worker in workers):
         alive = [worker for worker in workers if worker.exitcode is None]
         failed = any(worker.exitcode for worker in workers)
-        if not wait([worker.sentinel for worker in alive], timeout=_GRACE_SECONDS if failed else None):
+        # A process cannot end before what it says is taken: a pipe holds little.
+        ready = wait([*unheard, *(worker.sentinel for worker in alive)], timeout=_GRACE_SECONDS if failed else None)
+        for pipe in unheard.intersection(ready):
+            unheard.remove(pipe)
+            with contextlib.suppress(EOFError):
+                found.append(pipe.recv())
+        if not ready:
             for worker in alive:
                 worker.kill()
         for worker in alive:
             worker.join(timeout=0)
+    return found
 
 
 def _hand_on_signals(workers: Sequence[BaseProcess]) -> dict[int, Any]:
@@ -120,19 +135,21 @@ def _work(
     count: int,
     port: int,
     stage: Callable[[Any, Log], Any],
-    settings: OptimizerSettings,
+    settings: HasDevices,
     log: Log,
-    outcomes: SimpleQueue[_Outcome],
+    outcome: Connection,
 ) -> None:
     # The terminal's Ctrl-C would come here beside the one that the parent hands on.
     os.setsid()
     threading.Thread(target=_stop_with_the_parent, daemon=True).start()
     os.environ |= environment_of(rank, count, port)
     try:
-        outcomes.put(_Outcome(rank, result=stage(settings, log)))
+        result = stage(settings, log)
+        # The others' results are the first one's, and some are large.
+        outcome.send(_Outcome(rank, result=result if rank == 0 else None))
     except (InputError, KeyboardInterrupt, LostProcessError) as error:
         kind = next(k for k in (InputError, KeyboardInterrupt, LostProcessError) if isinstance(error, k))
-        outcomes.put(_Outcome(rank, error=kind, words=str(error)))
+        outcome.send(_Outcome(rank, error=kind, words=str(error)))
         raise SystemExit(1) from None
 
 

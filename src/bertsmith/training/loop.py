@@ -56,6 +56,7 @@ class Progress:
         recent: the losses of the last good steps.
         refused: bad steps in a row, up to now.
         offset: how many steps' batches a return to an earlier checkpoint has left out for good.
+        loss_scale: the state of torch's GradScaler, in float16.
     """
 
     schedule: Schedule
@@ -66,6 +67,7 @@ class Progress:
     recent: list[float] = field(default_factory=list)
     refused: int = 0
     offset: int = 0
+    loss_scale: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class StepReport:
         tokens: tokens in this step, of all processes.
         seconds: the step's own time, without evaluations and checkpoints between steps.
         refusal: why the step did not change the weights; None for a good one.
+        overflow: the factor of the loss at which a gradient in float16 was too large. The weights are as before, but
+            that is no bad step: the next one has a smaller factor.
     """
 
     step: int
@@ -89,6 +93,7 @@ class StepReport:
     tokens: int
     seconds: float
     refusal: str | None = None
+    overflow: float | None = None
 
     @property
     def loss(self) -> float:
@@ -100,7 +105,7 @@ def metrics_entry(report: StepReport, progress: Progress) -> dict[str, Any]:
     """Return a step as a line of metrics.jsonl; a number that JSON cannot hold is null."""
     entry = {
         "step": report.step,
-        "kind": "refused" if report.refusal else "train",
+        "kind": "refused" if report.refusal else "train" if report.overflow is None else "skipped",
         "loss": report.loss,
         **report.losses,
         "learning_rate": report.learning_rate,
@@ -110,6 +115,8 @@ def metrics_entry(report: StepReport, progress: Progress) -> dict[str, Any]:
         "seconds": progress.seconds,
     }
     held = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in entry.items()}
+    if report.overflow is not None:
+        return held | {"reason": f"a gradient in float16 was too large at a loss scale of {report.overflow:,.0f}"}
     return held | {"reason": report.refusal} if report.refusal else held
 
 
@@ -130,12 +137,14 @@ def train(
 
     ``batches`` gives this process's micro-batches of each step from ``progress.step`` on. The model is put back into
     training mode before every step, so the caller may evaluate between steps. A step whose loss or gradient is no
-    number, or whose loss jumps (``settings.spike``), leaves the weights as they are; its report says so.
+    number, or whose loss jumps (``settings.spike``), leaves the weights as they are; its report says so. In float16 the
+    loss is scaled (Micikevicius et al. 2018), by torch's GradScaler.
 
     Raises:
         InputError: too many such steps came in a row.
     """
     parallel = None
+    scaler = loss_scaler(dtype, device, progress.loss_scale)
     last = time.monotonic()
     while progress.step < progress.schedule.total_steps:
         begun = time.monotonic()
@@ -145,27 +154,20 @@ def train(
             parallel = in_parallel(model, objective, processes, micro_batches[0].to(device))
         learning_rate = progress.schedule.learning_rate(progress.step)
         losses = accumulate_gradients(
-            model, micro_batches, objective, progress.step, device, dtype, seed, processes, parallel
+            model, micro_batches, objective, progress.step, device, dtype, seed, processes, parallel, scaler
         )
         loss = sum(losses.values())
-        reasons: list[str] = []
-
-        def accept(grad_norm: float, loss: float = loss, reasons: list[str] = reasons) -> bool:
-            reason = refusal(loss, grad_norm, progress.recent, settings.spike)
-            reasons.extend([reason] if reason else [])
-            return reason is None
-
-        grad_norm = apply_gradients(model, optimizer, learning_rate, settings.max_grad_norm, accept)
+        grad_norm, reason, overflow = _update(model, optimizer, learning_rate, progress, loss, settings, scaler)
         (tokens,) = processes.sums([sum(batch.num_tokens for batch in micro_batches if not batch.idle)])
         now = time.monotonic()
         progress.step += 1
         progress.tokens += int(tokens)
         progress.seconds += now - last
-        progress.refused = progress.refused + 1 if reasons else 0
-        if not reasons:
+        if overflow is None:
+            progress.refused = progress.refused + 1 if reason else 0
+        if overflow is None and reason is None:
             progress.recent = [*progress.recent, loss][-HISTORY:]
-        reason = reasons[0] if reasons else None
-        report = StepReport(progress.step, losses, learning_rate, grad_norm, int(tokens), now - begun, reason)
+        report = StepReport(progress.step, losses, learning_rate, grad_norm, int(tokens), now - begun, reason, overflow)
         last = now
         yield report
         if progress.refused >= TOO_MANY:
@@ -173,6 +175,45 @@ def train(
                 f"{TOO_MANY} steps in a row, up to step {progress.step:,}, could not be used: {reason}. The weights "
                 "are those from before; try a new run with a lower --learning-rate, a longer --warmup or float32"
             )
+
+
+def _update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    progress: Progress,
+    loss: float,
+    settings: OptimizerSettings,
+    scaler: torch.amp.GradScaler | None,
+) -> tuple[float, str | None, float | None]:
+    """Change the weights by the gradients; return the norm of these, and why nothing was changed: see StepReport."""
+    scale = 1.0 if scaler is None else scaler.get_scale()
+    reason, overflow = None, None
+
+    def accept(grad_norm: float) -> bool:
+        nonlocal reason, overflow
+        # At a scale of 1 there is nothing left to lower.
+        if scale > 1 and math.isfinite(loss) and not math.isfinite(grad_norm):
+            overflow = scale
+        else:
+            reason = refusal(loss, grad_norm, progress.recent, settings.spike)
+        return overflow is None and reason is None
+
+    grad_norm = apply_gradients(model, optimizer, learning_rate, settings.max_grad_norm, accept, scaler)
+    if scaler is not None:
+        scaler.update()
+        progress.loss_scale = scaler.state_dict()
+    return grad_norm, reason, overflow
+
+
+def loss_scaler(dtype: torch.dtype, device: torch.device, state: dict[str, float]) -> torch.amp.GradScaler | None:
+    """Return what scales the loss in float16, so that small gradients do not vanish, from where it was; else None."""
+    if dtype != torch.float16:
+        return None
+    scaler = torch.amp.GradScaler(device.type)
+    if state:
+        scaler.load_state_dict(state)
+    return scaler
 
 
 def accumulate_gradients(
@@ -185,6 +226,7 @@ def accumulate_gradients(
     seed: int,
     processes: Processes = ALONE,
     parallel: DistributedDataParallel | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, float]:
     """Add up the gradient of one step and return its mean losses.
 
@@ -201,6 +243,7 @@ def accumulate_gradients(
         seed: of the run.
         processes: who else works on this step.
         parallel: the model as :func:`~bertsmith.training.processes.in_parallel` gives it.
+        scaler: scales the loss, in float16; see :func:`loss_scaler`.
     """
     counts = [objective.counts(batch) for batch in micro_batches]
     names = list(counts[0])
@@ -208,7 +251,7 @@ def accumulate_gradients(
     weights = [0.0 if batch.idle else 1.0 for batch in micro_batches]
     totals = processes.sums([sum(w * count[name] for w, count in zip(weights, counts, strict=True)) for name in names])
     denominators = {name: max(1.0, total) for name, total in zip(names, totals, strict=True)}
-    losses = dict.fromkeys(names, 0.0)
+    parts: list[dict[str, Tensor]] = []
     for number, (batch, weight) in enumerate(zip(micro_batches, weights, strict=True)):
         torch.manual_seed(dropout_seed(seed, step, processes.rank * len(micro_batches) + number))
         is_last = number == len(micro_batches) - 1
@@ -217,10 +260,12 @@ def accumulate_gradients(
                 sums = (parallel or partial(objective.sums, model))(batch.to(device))
             means = {name: value * (weight / denominators[name]) for name, value in sums.items()}
             # The engine takes the mean over processes; what is wanted is the sum.
-            (torch.stack(list(means.values())).sum() * processes.size).backward()  # type: ignore[no-untyped-call]
-        for name, mean in means.items():
-            losses[name] += float(mean.detach())
-    return dict(zip(names, processes.sums([losses[name] for name in names]), strict=True))
+            total = torch.stack(list(means.values())).sum() * processes.size
+            (total if scaler is None else scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
+        parts.append({name: mean.detach() for name, mean in means.items()})
+    # Only now: asking a GPU for a number waits for it.
+    losses = [sum(float(part[name]) for part in parts) for name in names]
+    return dict(zip(names, processes.sums(losses), strict=True))
 
 
 def dropout_seed(*key: int | str) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 
 from bertsmith.config import OptimizerSettings
 from bertsmith.task_config import FinetuneSettings
+from bertsmith.training.sharding import whole
 
 
 class AdamW(torch.optim.AdamW):
@@ -84,12 +85,16 @@ def apply_gradients(
     learning_rate: float,
     max_grad_norm: float,
     accept: Callable[[float], bool] = _always,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> float:
     """Clip the gradients to a global norm, make one step, clear them; return the norm before clipping.
 
-    Where ``accept`` refuses the norm, neither weights nor moments change.
+    Where ``accept`` refuses the norm, neither weights nor moments change. Gradients of a loss that was scaled are first
+    scaled back by its ``scaler``.
     """
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    norm = float(whole(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)))
     if accept(norm):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group.get("scale", 1.0)

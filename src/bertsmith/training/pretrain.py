@@ -14,12 +14,16 @@ from bertsmith import files
 from bertsmith.config import PretrainSettings
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
+from bertsmith.locations import Url
 from bertsmith.pretraining.prefetch import prefetched
 from bertsmith.pretraining.show import format_instances
+from bertsmith.remote import cache_of
+from bertsmith.text.remote_store import open_store
 from bertsmith.text.store import TokenStore
 from bertsmith.training.blanks import filled_blanks
 from bertsmith.training.budget import Budget, measure_step
 from bertsmith.training.checkpoint import (
+    FREE,
     METRICS,
     MetricsLog,
     last_checkpoint,
@@ -31,14 +35,12 @@ from bertsmith.training.device import set_up_process
 from bertsmith.training.evaluate import Evaluation, evaluate
 from bertsmith.training.launch import is_started_by_an_engine, launch
 from bertsmith.training.loop import StepReport, StopRequest, metrics_entry, train
-from bertsmith.training.processes import joined
+from bertsmith.training.processes import ALONE, joined
 from bertsmith.training.report import pretraining_report
 from bertsmith.training.schedule import Schedule, fixed
 from bertsmith.training.session import Session, objective, start
+from bertsmith.training.sharding import is_sharded
 from bertsmith.watching.followers import check_followers, followed
-
-# Settings that may differ between the first session of a run and its continuation.
-_FREE = ("resume", "quiet", "threads", "output", "devices", "bad_steps", "spike", "when_full", "watch", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,9 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
     if settings.devices > 1 and not is_started_by_an_engine():
         result: PretrainingResult = launch(pretrain, settings, log or Log(settings.quiet))
         return result
-    store = TokenStore.open(settings.store)
     with joined() as processes, StopRequest() as stop, contextlib.ExitStack() as held:
         log = (log or Log(settings.quiet)) if processes.is_first else Log(mute=True)
+        store = _open_store(settings, log)
         checkpoint = None
         if processes.is_first:
             held.enter_context(files.only_writer(settings.output))
@@ -108,6 +110,18 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
         return PretrainingResult(settings.output, model, run.progress.step, final)
 
 
+def _open_store(settings: PretrainSettings, log: Log) -> TokenStore:
+    cache = cache_of(settings)
+    store = open_store(settings.store, cache, log)
+    size = sum(shard["bytes"] for shard in store.manifest["shards"])
+    if isinstance(settings.store, Url) and size > cache.max_bytes and settings.shuffle_shards is None:
+        log.warn(
+            f"the store holds {human(size)}B and the cache may hold {human(cache.max_bytes)}B, so shards are fetched "
+            "again and again: raise --cache-gb, or let --shuffle-shards keep what is read together in few of them"
+        )
+    return store
+
+
 def resume_command(settings: PretrainSettings) -> str:
     """Return the command line that goes on with a run: the settings are in its directory."""
     return f"bertsmith pretrain --config {settings.output / 'config.yaml'} --resume"
@@ -122,7 +136,7 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
             log.warn(f"nothing to resume in {settings.output}; starting a new run")
         settings.write(path)
         return None
-    refuse_other_settings(settings, _FREE, settings.output)
+    refuse_other_settings(settings, FREE, settings.output)
     if (settings.output / "model").exists():
         raise InputError("holds a finished run; choose another output directory", path=settings.output)
     if not settings.resume:
@@ -136,10 +150,10 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
 def _say_start(run: Session, threads: int) -> None:
     settings, log, config = run.settings, run.log, run.model.config
     parameters = sum(p.numel() for p in run.model.parameters())
-    several = f"{run.processes.size} processes of " if run.processes.size > 1 else ""
     log.say(
         f"BERT {config.num_hidden_layers}x{config.hidden_size}, {human(parameters)} parameters, vocabulary "
-        f"{config.vocab_size:,}; {run.device}, {str(run.dtype).removeprefix('torch.')}, {several}{threads} threads"
+        f"{config.vocab_size:,}; {run.device}, {str(run.dtype).removeprefix('torch.')}, "
+        f"{run.processes.in_short(threads)}"
     )
     log.say(
         f"store: {run.store.num_documents:,} documents, {human(run.store.num_tokens)} tokens; "
@@ -298,6 +312,7 @@ def _fit_to_budget(run: Session, budget: Budget) -> Schedule:
         run.device,
         run.dtype,
         at_most=min(4.0, budget.seconds / 20),
+        processes=run.processes if is_sharded(run.model) else ALONE,
     )
     # The processes' clocks differ a little; one of them decides.
     step_seconds = run.processes.share(step_seconds)
@@ -309,8 +324,8 @@ def _fit_to_budget(run: Session, budget: Budget) -> Schedule:
 def _evaluate(run: Session, metrics: MetricsLog | None) -> Evaluation:
     """Evaluate, log it, and keep the weights if they are the best so far."""
     result = evaluate(run.model, run.held_out, run.unigram, run.device, run.dtype, run.processes)
-    if run.processes.is_first:
-        blanks = filled_blanks(run.model, run.held_out[0], run.store.tokenizer, run.device, run.dtype)
+    if run.processes.is_first or is_sharded(run.model):
+        blanks = filled_blanks(run.model, run.shown, run.store.tokenizer, run.device, run.dtype)
         _record(metrics, {"step": run.progress.step, "kind": "eval", **asdict(result), "blanks": blanks})
     loss = result.mlm_loss + (result.nsp_loss if run.settings.next_sentence else 0.0)
     if run.progress.step and loss < run.progress.best:

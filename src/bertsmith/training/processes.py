@@ -11,13 +11,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
-from bertsmith.errors import LostProcessError
+from bertsmith.errors import InputError, LostProcessError
 
 if TYPE_CHECKING:
     from torch.nn.parallel import DistributedDataParallel
@@ -49,6 +50,10 @@ class Processes:
         """Whether this is the process that speaks, and writes files."""
         return self.rank == 0
 
+    def in_short(self, threads: int) -> str:
+        """Return what computes, for the first line of a run."""
+        return f"{self.size} processes of {threads} threads" if self.size > 1 else f"{threads} threads"
+
     def sums(self, values: Sequence[float]) -> list[float]:
         """Return each value summed over all processes (in float64); every process must ask."""
         if self.size == 1:
@@ -77,6 +82,24 @@ class Processes:
         found: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(found, value)
         return found
+
+    def collected(self, value: Value) -> list[Value]:
+        """Return the values of all processes, by rank, in the first one, and nothing in the others; all must ask."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] | None = [None] * self.size if self.is_first else None
+        torch.distributed.gather_object(value, found)
+        return found or []
+
+    def dealt(self, items: Sequence[Value], *, evenly: bool) -> list[tuple[Value, bool]]:
+        """Return this process's share of ``items``, and whether each counts.
+
+        With ``evenly`` every process gets as many, some the first item once more, which then does not count: where all
+        have to take part in each of them.
+        """
+        own = [(item, True) for item in items[self.rank :: self.size]]
+        missing = -(-len(items) // self.size) - len(own) if evenly else 0
+        return own + [(items[0], False)] * missing
 
     def parts(self, wanted: int) -> int:
         """Return into how many micro-batches a step is cut: at least ``wanted``, and equally many a process."""
@@ -142,22 +165,37 @@ class SummedLosses(nn.Module):
 def in_parallel(
     model: nn.Module, objective: Objective, processes: Processes, sample: Batch
 ) -> DistributedDataParallel | None:
-    """Return the model as one that adds up its gradients over all processes; None for a process alone.
+    """Return the model as one that adds up its gradients over all processes; None where it does so itself or is alone.
 
     All processes have the first one's weights from here on. Whether the objective leaves parameters out (a pooler that
     nobody asks for), for which the engine must look in every step, is found out with ``sample``, a batch on the
     model's device.
+
+    Raises:
+        InputError: there is no engine for this kind of device.
     """
-    if processes.size == 1:
+    if processes.size == 1 or hasattr(model, "reshard"):
         return None
     from torch.nn.parallel import DistributedDataParallel
 
+    if sample.token_ids.device.type not in ("cpu", "cuda"):
+        raise InputError(f"several processes work on cuda and cpu, not on {sample.token_ids.device.type}")
     torch.stack(list(objective.sums(model, sample).values())).sum().backward()  # type: ignore[no-untyped-call]
     leaves_some_out = any(p.requires_grad and p.grad is None for p in model.parameters())
     model.zero_grad(set_to_none=True)
     return DistributedDataParallel(
         SummedLosses(model, objective), find_unused_parameters=leaves_some_out, gradient_as_bucket_view=True
     )
+
+
+def refuse_standard_input(path: Path, size: int) -> None:
+    """Refuse to share what only one process can read.
+
+    Raises:
+        InputError: ``path`` is ``-``, and there are several processes.
+    """
+    if size > 1 and str(path) == "-":
+        raise InputError(f"standard input is read by one process, not by {size}; give a file")
 
 
 def local_share(available: int) -> int:

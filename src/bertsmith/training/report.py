@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from bertsmith import files
+from bertsmith.catalogue.translate import language, phrase, translated
 from bertsmith.config import read_yaml
+from bertsmith.console import columns_of, justified
 from bertsmith.tasks.scores import spoken
 from bertsmith.training.checkpoint import read_metrics
 
@@ -38,22 +41,29 @@ class Section:
 
 
 def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
-    """Write a page and return its path."""
+    """Write a page in the language of messages and return its path."""
     import jinja2
 
     source = resources.files("bertsmith.training").joinpath("templates/report.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
-    files.write_text(path, template.render(title=title, subtitle=subtitle, sections=sections))
+    said = [replace(section, title=translated(section.title)) for section in sections]
+    page = template.render(title=translated(title), subtitle=subtitle, sections=said, language=language())
+    files.write_text(path, page)
     return path
 
 
 def paragraph(text: str) -> Markup:
     """Return a paragraph."""
-    return Markup("<p>{}</p>").format(text)
+    return Markup("<p>{}</p>").format(translated(text))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
-    """Return a table; columns of text stand left, columns of numbers right."""
+    """Return a table; columns of text stand left, columns of numbers right.
+
+    The first cells under an empty heading are words of this program, and said in the language of messages.
+    """
+    if not columns[0]:
+        rows = [(translated(str(first)), *rest) for first, *rest in rows]
     is_text = [any(isinstance(row[n], str) for row in rows) for n in range(len(columns))]
 
     def cells(tag: str, values: Sequence[object]) -> Markup:
@@ -62,18 +72,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
             for value, text in zip(values, is_text, strict=True)
         )
 
-    head = cells("th", columns)
+    head = cells("th", [translated(column) for column in columns])
     body = Markup("").join(Markup("<tr>{}</tr>").format(cells("td", row)) for row in rows)
     return Markup('<div class="scroll"><table><tr>{}</tr>{}</table></div>').format(head, body)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Return a table as lines of text: the first column to the left, the others to the right."""
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    widths = [max(columns_of(row[n]) for row in rows) for n in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if n else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+            justified(cell, width, right=n > 0) for n, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     )
@@ -90,7 +99,8 @@ def bar_rows(values: Sequence[tuple[str, float]]) -> Markup:
 
 def confusion_table(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup:
     """Return a confusion matrix as a shaded table: a row a true label, a column a predicted one."""
-    head = Markup("<th>true \\ predicted</th>") + Markup("").join(Markup("<th>{}</th>").format(n) for n in labels)
+    names = (phrase("true \\ predicted"), *labels)
+    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in names)
     rows = []
     for label, counts in zip(labels, matrix, strict=True):
         total = max(1, sum(counts))
@@ -118,8 +128,8 @@ def line_chart(
         axes.plot(*zip(*thinned, strict=True), label=name, color=colour, linewidth=1.6, marker=marker, markersize=3)
     for name, value in (reference or {}).items():
         axes.axhline(value, color="#667085", linestyle="--", linewidth=1, label=name)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set_xlabel(translated(x_label))
+    axes.set_ylabel(translated(y_label))
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -133,7 +143,12 @@ def figure(drawn: Figure) -> Markup:
 
     out = io.StringIO()
     # Text stays text, in the reader's fonts; the fixed salt makes equal charts equal files.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bertsmith", "font.family": "sans-serif"}):
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bertsmith", "font.family": "sans-serif"}),
+        warnings.catch_warnings(),
+    ):
+        # The font that it measures by has no Hangul; the reader's has.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         drawn.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     # What matplotlib wrote escapes its own text.
     return Markup("<figure>{}</figure>").format(Markup(out.getvalue().split("?>", 1)[-1].split('dtd">', 1)[-1]))
@@ -159,22 +174,22 @@ def pretraining_sections(run: Path) -> list[Section]:
         if train:
             rows += [("tokens seen", train[-1]["tokens"]), ("minutes", train[-1]["seconds"] / 60)]
         sections.append(Section("What came out", [table(("", "value"), rows)]))
-        curves: dict[str, Points] = {"held-out": [(e["step"], e["mlm_loss"]) for e in held]}
+        curves: dict[str, Points] = {phrase("held-out"): [(e["step"], e["mlm_loss"]) for e in held]}
         if train:
-            curves = {"training, smoothed": _smooth(train, "mlm_loss"), **curves}
-        reference = {"unigram entropy": last["unigram_entropy"]}
+            curves = {phrase("training, smoothed"): _smooth(train, "mlm_loss"), **curves}
+        reference = {phrase("unigram entropy"): last["unigram_entropy"]}
         sections.append(Section("Masked language model", [line_chart(curves, "step", "loss (nats)", reference)]))
         accuracy = {
-            "MLM accuracy": [(e["step"], e["mlm_accuracy"]) for e in held],
-            "next-sentence accuracy": [(e["step"], e["nsp_accuracy"]) for e in held],
+            phrase("MLM accuracy"): [(e["step"], e["mlm_accuracy"]) for e in held],
+            phrase("next-sentence accuracy"): [(e["step"], e["nsp_accuracy"]) for e in held],
         }
-        chart = line_chart(
-            accuracy, "step", "share", {"next sentence, always the commoner answer": last["nsp_majority"]}
-        )
+        always = {phrase("next sentence, always the commoner answer"): last["nsp_majority"]}
+        chart = line_chart(accuracy, "step", "share", always)
         sections.append(Section("Held-out accuracy", [chart]))
     if train:
-        rate = line_chart({"learning rate": [(e["step"], e["learning_rate"]) for e in train]}, "step", "learning rate")
-        speed = line_chart({"tokens/s": _smooth(train, "tokens_per_second")}, "step", "tokens/s")
+        rates = [(e["step"], e["learning_rate"]) for e in train]
+        rate = line_chart({phrase("learning rate"): rates}, "step", "learning rate")
+        speed = line_chart({phrase("tokens/s"): _smooth(train, "tokens_per_second")}, "step", "tokens/s")
         sections.append(Section("How it ran", [rate, speed]))
     settings = read_yaml(run / "config.yaml")
     sections.append(Section("Settings", [table(("setting", "value"), [(k, str(v)) for k, v in settings.items()])]))
@@ -191,13 +206,14 @@ def finetuning_sections(directory: Path) -> list[Section]:
     scores = files.read_json(directory / "scores.json", what="the scores of a fine-tuning run")
     entries = read_metrics(directory / "metrics.jsonl")
     mean, deviation, metric = scores["mean"], scores["deviation"], scores["metric"]
-    rows = [(spoken(name), mean[name], deviation[name]) for name in mean]
+    rows = [(translated(spoken(name)), mean[name], deviation[name]) for name in mean]
     curves: dict[str, Points] = {}
     losses: dict[str, Points] = {}
     for seed in scores["seeds"]:
         own = [e for e in entries if e["seed"] == seed["seed"]]
-        curves[f"seed {seed['seed']}"] = [(e["epoch"], e[metric]) for e in own if e["kind"] == "eval"]
-        losses[f"seed {seed['seed']}"] = _smooth([e for e in own if e["kind"] == "train"], "loss")
+        name = phrase("seed {1}", str(seed["seed"]))
+        curves[name] = [(e["epoch"], e[metric]) for e in own if e["kind"] == "eval"]
+        losses[name] = _smooth([e for e in own if e["kind"] == "train"], "loss")
     facts = f"{len(scores['seeds'])} seed(s); what follows is the kept model's, on dev."
     settings = read_yaml(directory / "config.yaml")
     return [
@@ -229,7 +245,7 @@ def score_sections(scores: Mapping[str, Any]) -> list[Section]:
         blocks = [table(("line", "text", "right", "predicted", "confidence"), rows)]
         if any(m["spans"] for m in scores["mistakes"]):
             kinds = (("gold", "right and not predicted"), ("predicted", "predicted and not right"), ("both", "both"))
-            marks = [Markup('<mark class="{}">{}</mark>').format(kind, words) for kind, words in kinds]
+            marks = [Markup('<mark class="{}">{}</mark>').format(kind, translated(words)) for kind, words in kinds]
             blocks.insert(0, Markup("<p>{}</p>").format(Markup(" · ").join(marks)))
         sections.append(Section("Worst errors", blocks))
     return sections
@@ -255,7 +271,7 @@ def _trial_sections(scores: Mapping[str, Any]) -> list[Section]:
     rows = [
         (t["number"], *(f"{t['settings'][name]:.3g}" for name in names), t["epochs_done"], t["value"]) for t in trials
     ]
-    shown = [(*row[:-1], "stopped early" if row[-1] is None else f"{row[-1]:.3f}") for row in rows]
+    shown = [(*row[:-1], phrase("stopped early") if row[-1] is None else f"{row[-1]:.3f}") for row in rows]
     columns = ("trial", *(spoken(name) for name in names), "epochs done", f"dev {spoken(scores['metric'])}")
     return [Section("Search", [table(columns, shown)])]
 

@@ -13,24 +13,27 @@ from torch import Tensor, nn
 
 from bertsmith import files
 from bertsmith.batch import Batch
-from bertsmith.config import PretrainSettings
+from bertsmith.config import ModelConfig, PretrainSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.model.weights import load_pretraining_model, save_model, write_model
-from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
+from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents, of_few_shards
 from bertsmith.pretraining.masking import Masking
 from bertsmith.pretraining.sampler import Sampler
+from bertsmith.pretraining.statistics import COUNTED_TOKENS
+from bertsmith.pretraining.streams import SHARDS, stream
 from bertsmith.text.store import TokenStore
-from bertsmith.training.checkpoint import load_optimizer, save_checkpoint, save_optimizer
+from bertsmith.training.checkpoint import load_optimizer, optimizer_tensors, save_checkpoint, save_optimizer
 from bertsmith.training.device import pick_device, pick_precision
 from bertsmith.training.disk import Disk
 from bertsmith.training.evaluate import unigram_entropy
-from bertsmith.training.initial import initial_model
+from bertsmith.training.initial import initial_model, model_config
 from bertsmith.training.loop import Objective, Progress
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.processes import Processes
 from bertsmith.training.schedule import Schedule, fixed
+from bertsmith.training.sharding import fill, gathered, is_sharded, is_wanted, shard
 
 Record = Callable[[dict[str, Any]], None]
 """Writes an entry of metrics.jsonl; in all processes but the first it does nothing."""
@@ -42,7 +45,8 @@ class Session:
 
     Attributes:
         settings, store, sampler, model, optimizer, progress: what is trained on what, and how far it is.
-        held_out: this process's share of the evaluation.
+        held_out: this process's share of the evaluation, and which of its batches count.
+        shown: the first batch of the evaluation, whose blanks are shown.
         unigram: the loss of knowing only frequencies (nats).
         device, dtype: where, and in which arithmetic.
         processes: who else works on it.
@@ -56,7 +60,8 @@ class Session:
     model: PretrainingModel
     optimizer: torch.optim.Optimizer
     progress: Progress
-    held_out: list[Batch]
+    held_out: list[tuple[Batch, bool]]
+    shown: Batch
     unigram: float
     device: torch.device
     dtype: torch.dtype
@@ -81,31 +86,44 @@ class Session:
         return 12 * sum(parameter.numel() for parameter in self.model.parameters())
 
     def save_checkpoint(self) -> None:
-        """Write a checkpoint, in the first process; the others go on."""
-        if self.processes.is_first:
+        """Write a checkpoint, in the first process; every process must ask."""
+        model = self._whole_model()
+        moments = optimizer_tensors(self.model, self.optimizer, keep=self.processes.is_first)
+        if model is not None:
             step = self.progress.step
             self.disk.write(
                 f"the checkpoint of step {step:,}",
-                lambda: save_checkpoint(self.settings.output, step, self._write),
+                lambda: save_checkpoint(
+                    self.settings.output, step, lambda directory: self._write(directory, model, moments)
+                ),
                 self.checkpoint_bytes,
             )
 
     def save_model(self, name: str) -> Path:
-        """Write the weights as a model directory of the run, in the first process; return its path."""
-        path = self.settings.output / name
-        if self.processes.is_first:
+        """Write the weights as a model directory of the run, in the first process; return its path; all must ask."""
+        path, model = self.settings.output / name, self._whole_model()
+        if model is not None:
             self.disk.write(
                 f"the model {path}",
-                lambda: save_model(self.model, path, self.store.tokenizer, extras=self.extras),
+                lambda: save_model(model, path, self.store.tokenizer, extras=self.extras),
                 self.checkpoint_bytes // 3,
             )
         return path
+
+    def _whole_model(self) -> PretrainingModel | None:
+        """Return a model with all weights in the first process, and None in the others."""
+        if not is_sharded(self.model):
+            return self.model if self.processes.is_first else None
+        weights = gathered(self.model, keep=self.processes.is_first)
+        return with_weights(self.model.config, weights) if self.processes.is_first else None
 
     def go_back(self, checkpoint: Path) -> None:
         """Take weights, moments and progress from an earlier checkpoint; the batches made since then are left out."""
         step = self.progress.step
         state = files.read_json(checkpoint / "state.json", what="the state of a checkpoint")
-        self.model.load_state_dict(load_pretraining_model(checkpoint).state_dict())
+        # Of a sharded model only the first process's weights are looked at.
+        reads = self.processes.is_first or not is_sharded(self.model)
+        fill(self.model, load_pretraining_model(checkpoint).state_dict() if reads else {})
         load_optimizer(checkpoint, self.model, self.optimizer)
         seconds, schedule = self.progress.seconds, self.progress.schedule
         self.progress = progress_from(state["progress"])
@@ -113,9 +131,9 @@ class Session:
         self.progress.seconds, self.progress.schedule = seconds, schedule
         self.progress.offset += step - self.progress.step
 
-    def _write(self, directory: Path) -> None:
-        write_model(self.model, directory, self.store.tokenizer, extras=self.extras)
-        save_optimizer(directory, self.model, self.optimizer)
+    def _write(self, directory: Path, model: PretrainingModel, moments: dict[str, Tensor]) -> None:
+        write_model(model, directory, self.store.tokenizer, extras=self.extras)
+        save_optimizer(directory, moments)
         state = {
             "progress": asdict(self.progress),
             "precision": str(self.dtype).removeprefix("torch."),
@@ -154,7 +172,13 @@ def start(
         documents=training_documents,
         short_probability=settings.short_probability,
         masking=masking,
+        shuffle_shards=settings.shuffle_shards,
     )
+    counted = training_documents
+    if settings.shuffle_shards is not None:
+        rng = stream(settings.seed, SHARDS)
+        held_out = of_few_shards(store, held_out, 4 * settings.eval_instances * settings.max_length, rng)
+        counted = of_few_shards(store, training_documents, COUNTED_TOKENS, rng)
     batches = evaluation_batches(
         store,
         held_out,
@@ -164,17 +188,24 @@ def start(
         short_probability=settings.short_probability,
         masking=masking,
     )
+    sharded = is_wanted(settings, processes)
+    if sharded and not processes.is_first:
+        model = empty_model(model_config(settings, store.vocab_size))
+    elif checkpoint is None:
+        model = initial_model(settings, store, counted, log)
+    else:
+        model = load_pretraining_model(checkpoint)
+    if settings.compile:
+        model.bert.compile_layers()
+    model = shard(model, device, processes) if sharded else model.to(device)
+    optimizer = make_optimizer(model, settings)
     if checkpoint is None:
-        model = initial_model(settings, store, training_documents, log).to(device)
-        optimizer = make_optimizer(model, settings)
         dtype = pick_precision(settings.precision, device, model.config.hidden_size)
         progress = Progress(fixed(settings.learning_rate, settings.warmup, _planned_steps(settings, sampler)))
     else:
         state = files.read_json(checkpoint / "state.json", what="the state of a checkpoint")
         if state["store"] != store.manifest["fingerprint"]:
             raise InputError("is not the store that this run was started with", path=settings.store)
-        model = load_pretraining_model(checkpoint).to(device)
-        optimizer = make_optimizer(model, settings)
         load_optimizer(checkpoint, model, optimizer)
         dtype = getattr(torch, state["precision"])
         progress = progress_from(state["progress"])
@@ -192,7 +223,8 @@ def start(
         model=model,
         optimizer=optimizer,
         progress=progress,
-        held_out=batches[processes.rank :: processes.size],
+        held_out=processes.dealt(batches, evenly=sharded),
+        shown=batches[0],
         unigram=unigram_entropy(store.token_counts, batches),
         device=device,
         # Each process times its own arithmetic; all must do the same.
@@ -201,6 +233,19 @@ def start(
         disk=Disk(settings.output, log, settings.when_full == "wait", stopped),
         log=log,
     )
+
+
+def empty_model(config: ModelConfig) -> PretrainingModel:
+    """Return a model without numbers: shapes alone."""
+    with torch.device("meta"):
+        return PretrainingModel(config)
+
+
+def with_weights(config: ModelConfig, weights: dict[str, Tensor]) -> PretrainingModel:
+    """Return a model that consists of these tensors."""
+    model = empty_model(config)
+    model.load_state_dict(weights, assign=True)
+    return model
 
 
 def objective(next_sentence: bool) -> Objective:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from bertsmith import files
 from bertsmith.batch import Batch
+from bertsmith.catalogue.translate import translated
 from bertsmith.config import ModelConfig
 from bertsmith.console import Log
 from bertsmith.errors import InputError
@@ -24,17 +26,27 @@ from bertsmith.task_config import FinetuneSettings
 from bertsmith.tasks.scores import Scores, spoken
 from bertsmith.tasks.task import Examples, Facts, Task
 from bertsmith.training.apply import apply_model
-from bertsmith.training.checkpoint import METRICS, MetricsLog, load_optimizer, save_checkpoint, save_optimizer
+from bertsmith.training.checkpoint import (
+    METRICS,
+    MetricsLog,
+    load_optimizer,
+    optimizer_tensors,
+    save_checkpoint,
+    save_optimizer,
+)
 from bertsmith.training.disk import Disk
 from bertsmith.training.loop import Objective, Progress, StepReport, StopRequest, dropout_seed, metrics_entry, train
 from bertsmith.training.optimizer import make_finetuning_optimizer
 from bertsmith.training.processes import ALONE, Processes
 from bertsmith.training.schedule import fixed
+from bertsmith.training.sharding import fill, gathered, is_wanted, shard
 
 Weights = dict[str, Tensor]
 
 # Section 3.2 tunes for 3 epochs. Few rows need more of them (Zhang et al. 2021, section 6): see ``min_steps``.
 _EPOCHS = 3
+# What a seed's state has of the loop's progress.
+_OF_THE_LOOP = ("step", "tokens", "seconds", "recent", "refused", "loss_scale")
 # A run with many epochs is evaluated about so often.
 _EVALUATIONS = 10
 
@@ -64,6 +76,7 @@ class SeedState:
         tuned: what was chosen on dev then.
         collapsed: whether all dev rows got the same answer then.
         worse: evaluations since then.
+        recent, refused, loss_scale: as in the loop's progress.
     """
 
     seed: int
@@ -75,11 +88,17 @@ class SeedState:
     tuned: dict[str, Any] = field(default_factory=dict)
     collapsed: bool = False
     worse: int = 0
+    recent: list[float] = field(default_factory=list)
+    refused: int = 0
+    loss_scale: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class RunState:
-    """All seeds of a run, the last one under way; the weights of the best seed and of the current one's best epoch."""
+    """All seeds of a run, the last one under way; the weights of the best seed and of the current one's best epoch.
+
+    Where the model is sharded only the first process holds these weights.
+    """
 
     seeds: list[SeedState] = field(default_factory=list)
     best: Weights = field(default_factory=dict)
@@ -118,6 +137,16 @@ class Session:
     keeps_checkpoints: bool = True
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether the model is cut over the processes."""
+        return is_wanted(self.settings, self.processes)
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether this process holds whole weights outside of the model that is trained."""
+        return self.processes.is_first or not self.is_sharded
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps in a pass over the training examples."""
         return math.ceil(len(self.data.train.lengths) / self.settings.batch_size)
@@ -152,10 +181,11 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
     model = _model(session, state.seed)
     optimizer = make_finetuning_optimizer(model, settings)
     if checkpoint is not None:
-        model.load_state_dict(load_file(checkpoint / "current.safetensors"))
+        fill(model, load_file(checkpoint / "current.safetensors") if session.holds_weights else {})
         load_optimizer(checkpoint, model, optimizer)
     total = session.total_steps
-    progress = Progress(fixed(settings.learning_rate, settings.warmup, total), state.step, state.tokens, state.seconds)
+    schedule = fixed(settings.learning_rate, settings.warmup, total)
+    progress = Progress(schedule, **{name: getattr(state, name) for name in _OF_THE_LOOP})
     steps = train(
         model,
         optimizer,
@@ -170,7 +200,8 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
     )
     with session.log.progress(f"fine-tuning, seed {state.seed}", total - state.step, "steps") as advance:
         for report in steps:
-            state.step, state.tokens, state.seconds = progress.step, progress.tokens, progress.seconds
+            for name in _OF_THE_LOOP:
+                setattr(state, name, getattr(progress, name))
             _record(session, {"seed": state.seed, **metrics_entry(report, progress)} | _rows(session, state, report))
             advance(1, loss=f"{report.loss:.3f}")
             if report.refusal is not None:
@@ -223,12 +254,20 @@ def _rows(session: Session, state: SeedState, report: StepReport) -> dict[str, l
 
 def _model(session: Session, seed: int) -> nn.Module:
     torch.manual_seed(dropout_seed(seed, "initial weights"))
-    model = session.data.task.model(session.config, session.data.facts)
+    with contextlib.nullcontext() if session.holds_weights else torch.device("meta"):
+        model = session.data.task.model(session.config, session.data.facts)
     if session.encoder is not None:
         bert: Bert = model.bert  # type: ignore[assignment]
         # An LSTM on top is as new as the output layer, unless the encoder was already tuned with one.
         bert.load_state_dict(bert.state_dict() | session.encoder.state_dict())
-    return model.to(session.device)
+    if session.settings.compile:
+        model.bert.compile_layers()  # type: ignore[operator, union-attr]
+    return on_device(session, model)
+
+
+def on_device(session: Session, model: nn.Module) -> nn.Module:
+    """Return a model where it is to compute, and cut over the processes if the session wants that."""
+    return shard(model, session.device, session.processes) if session.is_sharded else model.to(session.device)
 
 
 def _evaluate(session: Session, run: RunState, model: nn.Module) -> None:
@@ -238,7 +277,7 @@ def _evaluate(session: Session, run: RunState, model: nn.Module) -> None:
     epoch = state.step / session.steps_per_epoch
     entry = {"seed": state.seed, "epoch": epoch, "step": state.step, "kind": "eval", **scores.metrics}
     _record(session, entry)
-    figures = ", ".join(f"{spoken(name)} {value:.3f}" for name, value in scores.metrics.items())
+    figures = ", ".join(f"{translated(spoken(name))} {value:.3f}" for name, value in scores.metrics.items())
     session.log.say(f"seed {state.seed}, epoch {epoch:g}: dev {figures}")
     metric = chosen_metric(session.settings, scores.metrics)
     if state.best_epoch is not None and scores.metrics[metric] <= state.metrics[metric]:
@@ -246,7 +285,7 @@ def _evaluate(session: Session, run: RunState, model: nn.Module) -> None:
         return
     state.best_epoch, state.metrics, state.worse = epoch, scores.metrics, 0
     state.tuned, state.collapsed = scores.tuned, scores.collapsed
-    run.current = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    run.current = {name: tensor.clone() for name, tensor in gathered(model, keep=session.holds_weights).items()}
 
 
 def score_dev(session: Session, model: nn.Module) -> Scores:
@@ -296,17 +335,18 @@ def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[np.
 
 
 def _save(session: Session, run: RunState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    weights = gathered(model, keep=session.processes.is_first)
+    moments = optimizer_tensors(model, optimizer, keep=session.processes.is_first)
     if not session.processes.is_first:
         return
 
     def write(directory: Path) -> None:
         state = {"seeds": [asdict(s) for s in run.seeds], "threads": torch.get_num_threads()}
         files.write_json(directory / "state.json", state)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, directory / "current.safetensors")
+        save_file(weights, directory / "current.safetensors")
         save_file(run.current, directory / "epoch.safetensors")
         save_file(run.best, directory / "best.safetensors")
-        save_optimizer(directory, model, optimizer)
+        save_optimizer(directory, moments)
 
     done = sum(seed.step for seed in run.seeds)
     # The weights, two moments, and the weights of up to two best epochs.
@@ -315,11 +355,14 @@ def _save(session: Session, run: RunState, model: nn.Module, optimizer: torch.op
     session.disk.write(f"the checkpoint of step {done:,}", lambda: save_checkpoint(output, done, write, keep=1), needed)
 
 
-def load_run_state(checkpoint: Path) -> RunState:
-    """Return what :func:`tune` wrote at its last checkpoint."""
+def load_run_state(checkpoint: Path, *, weights: bool) -> RunState:
+    """Return what :func:`tune` wrote at its last checkpoint, with or without ``weights``."""
     state = files.read_json(checkpoint / "state.json", what="the state of a checkpoint")
+    seeds = [SeedState(**seed) for seed in state["seeds"]]
+    if not weights:
+        return RunState(seeds)
     return RunState(
-        [SeedState(**seed) for seed in state["seeds"]],
+        seeds,
         load_file(checkpoint / "best.safetensors"),
         load_file(checkpoint / "epoch.safetensors"),
     )

@@ -1,0 +1,12 @@
+"""Writing OpenVINO's own form of a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def write_openvino(source: Path, target: Path) -> None:
+    """Write an ONNX graph as model.xml with model.bin beside it, in the numbers that it has."""
+    import openvino
+
+    openvino.save_model(openvino.convert_model(str(source)), str(target), compress_to_fp16=False)
