@@ -94,3 +94,28 @@ apply_gradients(model, optimizer, 0.1, 1.0)
 sys.exit("torch._dynamo" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("limit", [0.1, 1e6])
+def test_gradients_are_clipped_by_their_global_norm(fused: bool, limit: float) -> None:
+    def stepped(ours: bool) -> tuple[float, list[torch.Tensor]]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(9, 4), torch.nn.Linear(4, 2))
+        model[0].bias.requires_grad_(False)
+        optimizer = AdamW(model.parameters(), lr=0.01, betas=(0.9, 0.99), eps=1e-6, fused=fused)
+        for _ in range(3):
+            model(torch.randn(7, 9)).square().sum().backward()
+            if ours:
+                norm = apply_gradients(model, optimizer, 0.01, limit)
+            else:
+                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+                optimizer.step()
+                optimizer.zero_grad()
+        state = [optimizer.state[p][name] for p in optimizer.state for name in ("exp_avg", "exp_avg_sq", "step")]
+        return norm, [*model.parameters(), *state]
+
+    (our_norm, ours), (norm, theirs) = stepped(True), stepped(False)
+    assert our_norm == norm
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-6, atol=1e-9)

@@ -10,7 +10,7 @@ from torch import nn
 
 from bertsmith.config import OptimizerSettings
 from bertsmith.task_config import FinetuneSettings
-from bertsmith.training.sharding import whole
+from bertsmith.training.sharding import is_sharded, whole
 
 
 class AdamW(torch.optim.AdamW):
@@ -94,10 +94,19 @@ def apply_gradients(
     """
     if scaler is not None:
         scaler.unscale_(optimizer)
-    norm = float(whole(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)))
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    total = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
+    norm = float(whole(total))
     if accept(norm):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group.get("scale", 1.0)
+        excess = (norm + 1e-6) / max_grad_norm
+        if excess > 1 and (is_sharded(model) or not optimizer.defaults.get("fused")):
+            nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, total)
+        elif excess > 1:
+            # The fused step divides by it where it reads the gradients anyway.
+            optimizer.grad_scale = total.new_tensor(excess)  # type: ignore[attr-defined]
         optimizer.step()
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.zero_grad(set_to_none=True)
     return norm
