@@ -21,14 +21,16 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention within each sequence, by the compiled kernel.
 
-    The numbers are computed in float32 whatever the inputs' type. What a sequence gets depends neither on the other
-    sequences nor on the number of threads.
+    Sums and the softmax are float32 whatever the inputs' type. On processors that multiply bfloat16, weights and their
+    gradients are rounded to it before they are multiplied again, if the inputs are bfloat16. What a sequence gets depends
+    neither on the other sequences nor on the number of threads.
 
     Args:
         query_key_value: (T, 3H), the projections side by side; see :func:`supports`.
         sequence_starts: (N + 1,) int64 on the CPU.
         num_heads: A; each head is H / A wide.
-        dropout: probability of dropping an attention weight, as a multiple of 2^-32; drawn from torch's generator.
+        dropout: probability of dropping an attention weight, the nearest multiple of 1/65,536 below 1; drawn from
+            torch's generator.
         left_to_right: a token sees itself and those before it only.
 
     Returns:
@@ -38,10 +40,12 @@ def attend(
         MemoryError: there was none for a thread's scores.
     """
     seed = int(torch.randint(2**62, ()).item()) if dropout else 0
-    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        query_key_value, sequence_starts, num_heads, dropout, seed, left_to_right
-    )
-    return out
+    if torch.is_grad_enabled() and query_key_value.requires_grad:
+        out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+            query_key_value, sequence_starts, num_heads, dropout, seed, left_to_right
+        )
+        return out
+    return _forward(query_key_value, sequence_starts, (num_heads, dropout, seed, left_to_right), None)
 
 
 class _Attention(torch.autograd.Function):
@@ -56,34 +60,62 @@ class _Attention(torch.autograd.Function):
         left_to_right: bool,
     ) -> Tensor:
         projected = query_key_value.contiguous()
-        tokens, hidden_size = projected.shape[0], projected.shape[1] // 3
-        out = projected.new_empty(tokens, hidden_size)
-        log_sums = torch.empty(heads, tokens, dtype=torch.float32)
-        sizes = (_pointer(starts), ctypes.c_int64(len(starts) - 1), heads, hidden_size)
-        kind = (int(left_to_right), int(projected.dtype == torch.bfloat16), *_dropout(dropout, seed))
-        failed = _call("attention_forward", _pointer(projected), *sizes, *kind, _pointer(out), _pointer(log_sums))
-        if failed:
-            raise MemoryError("attention: no memory for the scores")
+        log_sums = torch.empty(heads, projected.shape[0], dtype=torch.float32)
+        ctx.kind = (heads, dropout, seed, left_to_right)
+        out = _forward(projected, starts, ctx.kind, log_sums)
         ctx.save_for_backward(projected, out, log_sums, starts)
-        ctx.sizes, ctx.kind = sizes, kind
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, out_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        projected, out, log_sums, _ = ctx.saved_tensors
+        projected, out, log_sums, starts = ctx.saved_tensors
         received = out_gradient.to(out.dtype).contiguous()
         gradient = torch.empty_like(projected)
         failed = _call(
             "attention_backward",
             *map(_pointer, (projected, out, log_sums, received)),
-            *ctx.sizes,
-            *ctx.kind,
+            *_described(projected, starts, *ctx.kind),
             _pointer(gradient),
         )
         if failed:
             raise MemoryError("attention: no memory for the scores' gradients")
         return gradient, None, None, None, None, None
+
+
+_Kind = tuple[int, float, int, bool]  # heads, dropout, seed, left to right
+
+
+def _forward(query_key_value: Tensor, starts: Tensor, kind: _Kind, log_sums: Tensor | None) -> Tensor:
+    """Return the contexts (T, H); ``log_sums`` (heads, T) gets what the backward pass needs."""
+    projected = query_key_value.contiguous()
+    out = projected.new_empty(projected.shape[0], projected.shape[1] // 3)
+    described = _described(projected, starts, *kind)
+    kept = None if log_sums is None else _pointer(log_sums)
+    if _call("attention_forward", _pointer(projected), *described, _pointer(out), kept):
+        raise MemoryError("attention: no memory for the scores")
+    return out
+
+
+def _described(
+    projected: Tensor, starts: Tensor, heads: int, dropout: float, seed: int, left_to_right: bool
+) -> tuple[Any, ...]:
+    """Return what the kernel is told of the sequences, the sizes, the type and the dropout.
+
+    The dropout is a threshold below which 16 random bits drop a weight, and the factor of the others.
+    """
+    threshold = min(round(dropout * 2**16), 2**16 - 1)
+    return (
+        _pointer(starts),
+        ctypes.c_int64(len(starts) - 1),
+        heads,
+        projected.shape[1] // 3,
+        int(left_to_right),
+        int(projected.dtype == torch.bfloat16),
+        ctypes.c_uint32(threshold),
+        ctypes.c_float(1 / (1 - threshold / 2**16)),
+        ctypes.c_uint64(seed),
+    )
 
 
 def _call(name: str, *arguments: Any) -> int:
@@ -93,9 +125,3 @@ def _call(name: str, *arguments: Any) -> int:
 
 def _pointer(values: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(values.data_ptr())
-
-
-def _dropout(probability: float, seed: int) -> tuple[ctypes.c_uint32, ctypes.c_float, ctypes.c_uint64]:
-    """Return the threshold below which 32 random bits drop a weight, the factor of the others, and the seed."""
-    threshold = min(round(probability * 2**32), 2**32 - 1)
-    return ctypes.c_uint32(threshold), ctypes.c_float(1 / (1 - threshold / 2**32)), ctypes.c_uint64(seed)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 _SOURCE = Path(__file__).with_name("attention.cpp")
+_HEADER = Path(__file__).with_name("words.h")
 _SWITCH = "BERTSMITH_KERNELS"
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-march=native")
 _TIMEOUT_SECONDS = 120
@@ -57,7 +58,7 @@ def _compiler() -> list[str] | None:
 def _compiled(compiler: list[str]) -> Path:
     """Return the path of the library, after compiling it if it is not there yet."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=_TIMEOUT_SECONDS).stdout
-    key = (_SOURCE.read_bytes(), version, torch.__version__, _processor(), " ".join(_FLAGS))
+    key = (_SOURCE.read_bytes(), _HEADER.read_bytes(), version, torch.__version__, _processor(), " ".join(_FLAGS))
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertsmith"
     target = folder / f"kernels-{digest}.so"

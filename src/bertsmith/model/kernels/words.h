@@ -1,0 +1,369 @@
+// Vectors of 32-bit words, and products of matrices made of words.
+//
+// A word is what a product multiplies at a time: one float32 (`Singles`), or two bfloat16 that stand next to each other
+// along the sum (`Pairs`, on processors that multiply and add those, in float32). The same loops serve both.
+
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define BERTSMITH_AVX512 1
+#include <immintrin.h>
+#if defined(__AVX512BF16__)
+#define BERTSMITH_PAIRS 1
+#endif
+#endif
+
+#define BERTSMITH_INLINE inline __attribute__((always_inline))
+
+namespace {
+
+#if defined(BERTSMITH_AVX512)
+constexpr int kWidth = 16;
+constexpr int kMostSums = 24;  // vectors of sums that fit into the registers, beside what they are made of
+#else
+constexpr int kWidth = 8;
+constexpr int kMostSums = 12;
+#endif
+
+typedef float Vec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+typedef int32_t IntVec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+typedef uint32_t UintVec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+BERTSMITH_INLINE Vec load(const void* place) { return *static_cast<const Vec*>(place); }
+BERTSMITH_INLINE void put(void* place, Vec value) { *static_cast<Vec*>(place) = value; }
+BERTSMITH_INLINE Vec splat(float value) { return value - Vec{}; }
+
+BERTSMITH_INLINE UintVec lane_numbers() {
+  UintVec lanes;
+  for (int lane = 0; lane < kWidth; ++lane) lanes[lane] = lane;
+  return lanes;
+}
+
+inline int up_to_vectors(int size) { return (size + kWidth - 1) / kWidth * kWidth; }
+
+// ---- The first `count` elements of a row, at most a vector of them; what is beyond is 0, and is not written. ----
+
+#if defined(BERTSMITH_AVX512)
+
+BERTSMITH_INLINE __mmask16 first_lanes(int count) {
+  return count >= kWidth ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
+}
+BERTSMITH_INLINE Vec load_some(const float* place, int count) {
+  return _mm512_maskz_loadu_ps(first_lanes(count), place);
+}
+BERTSMITH_INLINE Vec load_some(const BFloat16* place, int count) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(count), place));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+BERTSMITH_INLINE void store_some(float* place, Vec value, int count) {
+  _mm512_mask_storeu_ps(place, first_lanes(count), value);
+}
+
+#else
+
+template <typename T>
+inline Vec load_some(const T* place, int count);
+template <>
+inline Vec load_some(const float* place, int count) {
+  if (count >= kWidth) return load(place);
+  Vec result{};
+  for (int lane = 0; lane < count; ++lane) result[lane] = place[lane];
+  return result;
+}
+template <>
+inline Vec load_some(const BFloat16* place, int count) {
+  UintVec bits{};
+  for (int lane = 0; lane < (count < kWidth ? count : kWidth); ++lane)
+    bits[lane] = static_cast<uint32_t>(place[lane].bits) << 16;
+  return reinterpret_cast<const Vec&>(bits);
+}
+inline void store_some(float* place, Vec value, int count) {
+  if (count >= kWidth) return put(place, value);
+  for (int lane = 0; lane < count; ++lane) place[lane] = value[lane];
+}
+
+#endif
+
+#if defined(BERTSMITH_PAIRS)
+
+BERTSMITH_INLINE void store_some(BFloat16* place, Vec value, int count) {
+  _mm256_mask_storeu_epi16(place, first_lanes(count), (__m256i)_mm512_cvtneps_pbh(value));
+}
+
+#else
+
+// To the nearest, ties to even; a NaN stays one.
+inline void store_some(BFloat16* place, Vec value, int count) {
+  const UintVec bits = reinterpret_cast<const UintVec&>(value);
+  const UintVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const UintVec result = ((bits & 0x7fffffff) > 0x7f800000) ? UintVec{} + 0x7fc0 : rounded;
+  for (int lane = 0; lane < (count < kWidth ? count : kWidth); ++lane)
+    place[lane].bits = static_cast<uint16_t>(result[lane]);
+}
+
+#endif
+
+// ---- Functions of vectors ----
+
+// The larger of two, or `value` where `next` is not a number.
+BERTSMITH_INLINE Vec larger(Vec next, Vec value) {
+#if defined(BERTSMITH_AVX512)
+  return _mm512_max_ps(next, value);
+#else
+  return next > value ? next : value;
+#endif
+}
+
+// 2^x for x <= 0, relative error below 2e-7: 2^floor(x) times a polynomial on [0, 1]. What is not a number stays so.
+BERTSMITH_INLINE Vec exp2_of(Vec x) {
+#if defined(BERTSMITH_AVX512)
+  const Vec r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x); 0 at -infinity
+#else
+  const IntVec vanishes = x < -126.0f;
+  x = vanishes ? Vec{} : x;
+  const Vec shifted = (x - 0.5f) + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are a whole number below x
+  const Vec r = x - (shifted - 12582912.0f);
+#endif
+  Vec p = r * 1.87757669e-3f + 8.98933969e-3f;
+  p = p * r + 5.58263175e-2f;
+  p = p * r + 2.40153611e-1f;
+  p = p * r + 6.93153083e-1f;
+  p = p * r + 9.9999994e-1f;
+#if defined(BERTSMITH_AVX512)
+  return _mm512_scalef_ps(p, x);
+#else
+  const IntVec exponent = (reinterpret_cast<const IntVec&>(shifted) + (127 - 0x4b400000)) << 23;
+  const Vec result = p * reinterpret_cast<const Vec&>(exponent);
+  return vanishes ? Vec{} : result;
+#endif
+}
+
+// The natural logarithm.
+inline Vec log_of(Vec x) {
+#if defined(BERTSMITH_AVX512)
+  // x = m 2^e with m in [0.75, 1.5); log m = 2 artanh((m - 1) / (m + 1)).
+  const Vec m = _mm512_getmant_ps(x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src);
+  const Vec e = _mm512_getexp_ps(x / m);
+  const Vec z = (m - 1.0f) / (m + 1.0f);
+  const Vec square = z * z;
+  Vec p = square * (2.0f / 9) + 2.0f / 7;
+  p = p * square + 2.0f / 5;
+  p = p * square + 2.0f / 3;
+  p = p * square + 2.0f;
+  return e * 0.69314718056f + z * p;
+#else
+  Vec result;
+  for (int lane = 0; lane < kWidth; ++lane) result[lane] = std::log(x[lane]);
+  return result;
+#endif
+}
+
+// Transposes kWidth vectors of words.
+inline void transpose(Vec (&rows)[kWidth]) {
+#if defined(BERTSMITH_AVX512)
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  // A perfect shuffle turns the 8 bits of a word's place by one; four of them change row and column.
+#pragma GCC unroll 4
+  for (int turn = 0; turn < 4; ++turn) {
+    Vec next[kWidth];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      next[2 * i] = _mm512_permutex2var_ps(rows[i], low, rows[i + 8]);
+      next[2 * i + 1] = _mm512_permutex2var_ps(rows[i], high, rows[i + 8]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) rows[i] = next[i];
+  }
+#else
+  for (int i = 0; i < kWidth; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float moved = rows[i][j];
+      rows[i][j] = rows[j][i];
+      rows[j][i] = moved;
+    }
+#endif
+}
+
+// ---- The two kinds of words ----
+
+struct Singles {
+  using Word = float;
+  static constexpr int kGroup = 1;  // elements in a word
+
+  static BERTSMITH_INLINE Vec broadcast(const Word* word) { return splat(*word); }
+  static BERTSMITH_INLINE Vec multiply_add(Vec sum, Vec left, Vec right) { return sum + left * right; }
+
+  // The first words of a row with `count` more elements.
+  template <typename T>
+  static BERTSMITH_INLINE Vec words(const T* row, int count) {
+    return load_some(row, count);
+  }
+
+  // Two rows of a matrix whose words go along the rows' numbers, or down a column, at `place` and `stride` after it.
+  static BERTSMITH_INLINE void put_down(Word* place, ptrdiff_t stride, Vec first, Vec second) {
+    put(place, first);
+    put(place + stride, second);
+  }
+  // A row, whose words go along it.
+  template <int kVectors>
+  static BERTSMITH_INLINE void put_along(Word* place, const Vec (&values)[kVectors]) {
+    for (int v = 0; v < kVectors; ++v) put(place + v * kWidth, values[v]);
+  }
+  // Elements [column, column + kWidth) of two rows of the source.
+  template <typename T>
+  static BERTSMITH_INLINE void copy_down(const T* first, const T* second, int count, Word* place, ptrdiff_t stride) {
+    for (int k = 0; k < count; k += kWidth)
+      put_down(place + k, stride, load_some(first + k, count - k), second ? load_some(second + k, count - k) : Vec{});
+  }
+};
+
+#if defined(BERTSMITH_PAIRS)
+
+struct Pairs {
+  using Word = uint32_t;
+  static constexpr int kGroup = 2;
+
+  static BERTSMITH_INLINE Vec broadcast(const Word* word) {
+    return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*word)));
+  }
+  static BERTSMITH_INLINE Vec multiply_add(Vec sum, Vec left, Vec right) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)left, (__m512bh)right);
+  }
+  static BERTSMITH_INLINE Vec words(const BFloat16* row, int count) {
+    const __mmask32 there = count >= 32 ? 0xffffffffu : (1u << count) - 1;
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(there, row));
+  }
+  static BERTSMITH_INLINE void put_down(Word* place, ptrdiff_t, Vec first, Vec second) {
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+    put(place, _mm512_castsi512_ps(_mm512_permutexvar_epi16(alternating(), halves)));
+  }
+  template <int kVectors>
+  static BERTSMITH_INLINE void put_along(Word* place, const Vec (&values)[kVectors]) {
+    if constexpr (kVectors == 1)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(place), (__m256i)_mm512_cvtneps_pbh(values[0]));
+    else
+      for (int v = 0; v < kVectors; v += 2)
+        put(place + v * kWidth / 2, (Vec)_mm512_cvtne2ps_pbh(values[v + 1], values[v]));
+  }
+  static BERTSMITH_INLINE void copy_down(const BFloat16* first, const BFloat16* second, int count, Word* place,
+                                         ptrdiff_t) {
+    for (int k = 0; k < count; k += kWidth) {
+      const __mmask16 there = first_lanes(count - k);
+      const __m256i left = _mm256_maskz_loadu_epi16(there, first + k);
+      const __m256i right = second ? _mm256_maskz_loadu_epi16(there, second + k) : _mm256_setzero_si256();
+      const __m512i halves = _mm512_inserti64x4(_mm512_castsi256_si512(left), right, 1);
+      put(place + k, _mm512_castsi512_ps(_mm512_permutexvar_epi16(alternating(), halves)));
+    }
+  }
+
+ private:
+  // Takes elements from the lower and the upper half of a vector in turn.
+  static BERTSMITH_INLINE __m512i alternating() {
+    return _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+                            19, 3, 18, 2, 17, 1, 16, 0);
+  }
+};
+
+using BFloat16Words = Pairs;
+
+#else
+
+using BFloat16Words = Singles;
+
+#endif
+
+// ---- Copies of a head's rows in words ----
+
+// (words of a row, rows): word w of row i at target[w * target_stride + i]. Rows are filled up with 0 to whole vectors.
+template <typename Words, typename T>
+void copy_transposed(const T* source, ptrdiff_t stride, int rows, int head_size, typename Words::Word* target,
+                     ptrdiff_t target_stride) {
+  const int words = (head_size + Words::kGroup - 1) / Words::kGroup;
+  for (int i = 0; i < rows; i += kWidth)
+    for (int w = 0; w < words; w += kWidth) {
+      const int first = w * Words::kGroup;
+      Vec block[kWidth];
+#pragma GCC unroll 16
+      for (int r = 0; r < kWidth; ++r)
+        block[r] = i + r < rows ? Words::words(source + (i + r) * stride + first, head_size - first) : Vec{};
+      transpose(block);
+      const int count = words - w < kWidth ? words - w : kWidth;
+      for (int k = 0; k < count; ++k) put(target + (w + k) * target_stride + i, block[k]);
+    }
+}
+
+// (rows in words, width): words go down the columns. There are `groups` of them, those beyond the rows are 0; columns
+// are filled up with 0 to whole vectors.
+template <typename Words, typename T>
+void copy_down(const T* source, ptrdiff_t stride, int rows, int padded_rows, int head_size,
+               typename Words::Word* target, ptrdiff_t width) {
+  for (int i = 0; i < padded_rows; i += 2) {
+    const T* first = source + i * stride;
+    typename Words::Word* place = target + i / Words::kGroup * width;
+    if (i < rows)
+      Words::copy_down(first, i + 1 < rows ? first + stride : nullptr, head_size, place, width);
+    else
+      std::memset(place, 0, 2 / Words::kGroup * width * sizeof *place);
+  }
+}
+
+// ---- Products ----
+
+template <int kNumber>
+using Count = std::integral_constant<int, kNumber>;
+
+template <int kMost, typename Work>
+BERTSMITH_INLINE void rest_of_tiles(int first, int count, const Work& work) {
+  if constexpr (kMost > 0) {
+    if (count == kMost)
+      work(first, Count<kMost>{});
+    else
+      rest_of_tiles<kMost - 1>(first, count, work);
+  }
+}
+
+// Calls work(first, Count<n>) for tiles of n rows, kMost of them and at last the rest.
+template <int kMost, typename Work>
+BERTSMITH_INLINE void by_tiles(int count, const Work& work) {
+  int first = 0;
+  for (; first + kMost <= count; first += kMost) work(first, Count<kMost>{});
+  rest_of_tiles<kMost - 1>(first, count - first, work);
+}
+
+// Calls work(first vector, Count<n>) for n = kMost, kMost / 2, ... 1 vectors at a time.
+template <int kMost, typename Work>
+BERTSMITH_INLINE void by_vectors(int first, int count, const Work& work) {
+  for (; first + kMost <= count; first += kMost) work(first, Count<kMost>{});
+  if constexpr (kMost > 1) by_vectors<kMost / 2>(first, count, work);
+}
+
+// sums (kRows x kVectors vectors) += A B. Word (i, k) of A stands at a[i * kRowStride + k * step], row k of B at
+// b + k * b_stride.
+template <typename Words, int kRowStride, int kRows, int kVectors>
+BERTSMITH_INLINE void add_product(const typename Words::Word* a, ptrdiff_t step, const typename Words::Word* b,
+                                  ptrdiff_t b_stride, int depth, Vec (&sums)[kRows][kVectors]) {
+  for (int k = 0; k < depth; ++k, a += step, b += b_stride) {
+    Vec right[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * kWidth);
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i) {
+      const Vec left = Words::broadcast(a + i * kRowStride);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = Words::multiply_add(sums[i][v], left, right[v]);
+    }
+  }
+}
+
+}  // namespace
