@@ -15,9 +15,9 @@
 namespace {
 
 constexpr int kLanes = 2 * kWidth;  // queries at a time, forwards
-constexpr int kBlock = 64;          // and backwards
+constexpr int kBlock = 128;         // and backwards
 constexpr int kTileRows = 12;
-constexpr int kBackwardRows = 6;
+constexpr int kTurnsAhead = 2;  // between asking for a unit's rows and using them
 constexpr float kLog2E = 1.44269504088896341f;
 
 template <int kVectors>
@@ -33,6 +33,10 @@ struct Shape {
   bool left_to_right;
   float scale;
   int length;
+  // Where the unit stands that the thread takes some turns later: rows further on, then columns.
+  ptrdiff_t rows_ahead, columns_ahead;
+
+  ptrdiff_t ahead(ptrdiff_t stride) const { return rows_ahead * stride + columns_ahead; }
 
   // Keys that queries before `end` see: all of the sequence, or those before `end` too.
   int seen(int end) const { return left_to_right && end < length ? end : length; }
@@ -46,7 +50,9 @@ constexpr int in_words(int size) {
 // What keeps a query (lane) from the keys after it: their scores become -infinity.
 template <int kRows, int kVectors>
 BERTSMITH_INLINE void hide_later_keys(Vec (&scores)[kRows][kVectors], int key, int query) {
+#pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const IntVec queries = reinterpret_cast<const IntVec&>(static_cast<const UintVec&>(lane_numbers())) + (query + v * kWidth);
       scores[r][v] = queries >= key + r ? scores[r][v] : splat(-std::numeric_limits<float>::infinity());
@@ -62,6 +68,8 @@ struct Dropout {
 
   struct Keep {
     IntVec first, second;
+
+    static BERTSMITH_INLINE Keep all() { return {IntVec{} - 1, IntVec{} - 1}; }
   };
 
   // The keys of the rows of kWidth queries.
@@ -156,7 +164,9 @@ struct BackwardMemory {
 template <int kRows, int kVectors, typename T>
 BERTSMITH_INLINE void write_rows(const Vec (&sums)[kRows][kVectors], const float* factors, T* target, ptrdiff_t stride,
                                  int count) {
+#pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v)
       store_some(target + i * stride + v * kWidth, sums[i][v] * factors[i], count - v * kWidth);
 }
@@ -164,13 +174,17 @@ BERTSMITH_INLINE void write_rows(const Vec (&sums)[kRows][kVectors], const float
 template <typename Words, typename T>
 void forward_unit(const T* query_key_value, T* out, float* log_sums, int64_t unit, const Shape& shape,
                   const Dropout& dropout, Scratch& scratch) {
+  using Word = typename Words::Word;
+  constexpr int kGroup = Words::kGroup;
   const ptrdiff_t stride = 3 * static_cast<ptrdiff_t>(shape.hidden_size);
   const int length = shape.length, padded = up_to_vectors(length), width = shape.width;
   const int head_words = in_words<Words>(shape.head_size);
+  const bool drops = dropout.threshold != 0;
   scratch.reset();
   const ForwardMemory<Words> at(shape, scratch);
-  copy_transposed<Words>(query_key_value + shape.hidden_size, stride, length, shape.head_size, at.keys_across, padded);
-  copy_down<Words>(query_key_value + 2 * shape.hidden_size, stride, length, length, shape.head_size, at.values_down, width);
+  const Rows<T> queries{query_key_value, stride, shape.ahead(stride), shape.head_size};
+  copy_across<Words>(queries.right(shape.hidden_size), length, at.keys_across, padded);
+  copy_down<Words>(queries.right(2 * shape.hidden_size), length, length, at.values_down, width);
   const float factor = shape.scale * kLog2E;
 
   by_vectors<2>(0, padded / kWidth, [&](int vector, auto vectors) {
@@ -178,51 +192,68 @@ void forward_unit(const T* query_key_value, T* out, float* log_sums, int64_t uni
     const int first = vector * kWidth;
     const int rows = length - first < kVectors * kWidth ? length - first : kVectors * kWidth;
     const int seen = shape.seen(first + rows);
-    copy_transposed<Words>(query_key_value + first * stride, stride, rows, shape.head_size, at.queries_across, kLanes);
+    copy_across<Words>(queries.down(first), rows, at.queries_across, kLanes);
 
     Vec most[kVectors];
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) most[v] = splat(-std::numeric_limits<float>::infinity());
     by_tiles<rows_of_tile<kVectors>()>(seen, [&](int key, auto count) {
-      Vec sums[count][kVectors]{};
-      add_product<Words, 1>(at.keys_across + key, padded, at.queries_across, kLanes, head_words, sums);
+      constexpr int kRows = count;
+      Vec sums[kRows][kVectors];
+      product<Words, 1>(at.keys_across + key, padded, at.queries_across, kLanes, head_words, sums);
       if (shape.left_to_right) hide_later_keys(sums, key, first);
-      for (int v = 0; v < kVectors; ++v)
-        for (int r = 0; r < count; ++r) {
-          put(at.scores + (key + r) * kLanes + v * kWidth, sums[r][v]);
-          most[v] = larger(sums[r][v], most[v]);
-        }
+      float* scores = at.scores + key * kLanes;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        Vec highest = sums[0][v];
+#pragma GCC unroll 12
+        for (int r = 1; r < kRows; ++r) highest = larger(sums[r][v], highest);
+        most[v] = larger(highest, most[v]);
+      }
+#pragma GCC unroll 12
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) put(scores + r * kLanes + v * kWidth, sums[r][v]);
     });
 
-    Vec totals[kVectors]{};
-    UintVec row_keys[kVectors]{};
-    for (int v = 0; v < kVectors && dropout.threshold; ++v) row_keys[v] = dropout.row_keys(unit, first + v * kWidth);
-    for (int key = 0; key < seen; key += 2)
+    Vec shift[kVectors], totals[kVectors];
+    UintVec row_keys[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      shift[v] = most[v] * factor;
+      totals[v] = Vec{};
+      row_keys[v] = dropout.row_keys(unit, first + v * kWidth);
+    }
+    for (int key = 0; key < seen; key += 2) {
+      const float* scores = at.scores + key * kLanes;
+      Word* weights = at.weights_down + key / kGroup * kLanes;
+#pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        const float* score = at.scores + key * kLanes + v * kWidth;
-        const Vec shift = most[v] * factor;
-        Vec one = exp2_of(load(score) * factor - shift);
-        Vec two = key + 1 < seen ? exp2_of(load(score + kLanes) * factor - shift) : Vec{};
+        Vec one = exp2_of(load(scores + v * kWidth) * factor - shift[v]), two{};
+        if (key + 1 < seen) two = exp2_of(load(scores + kLanes + v * kWidth) * factor - shift[v]);
         totals[v] += one + two;
-        if (dropout.threshold) {
+        if (drops) {
           const Dropout::Keep keep = dropout.keep(row_keys[v], key);
           one = keep.first ? one : Vec{};
           two = keep.second ? two : Vec{};
         }
-        Words::put_down(at.weights_down + key / Words::kGroup * kLanes + v * kWidth, kLanes, one, two);
+        Words::put_down(weights + v * kWidth, kLanes, one, two);
       }
+    }
 
     alignas(64) float inverse[kVectors * kWidth];
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       put(inverse + v * kWidth, dropout.kept / totals[v]);
       if (log_sums)
         store_some(log_sums + first + v * kWidth, most[v] * shape.scale + log_of(totals[v]), rows - v * kWidth);
     }
-    by_vectors<4>(0, width / kWidth, [&](int column_vector, auto columns) {
+    by_vectors<kMostVectors>(0, width / kWidth, [&](int column_vector, auto columns) {
       constexpr int kVectors = columns;
       const int column = column_vector * kWidth;
       by_tiles<rows_of_tile<kVectors>()>(rows, [&](int row, auto count) {
-        Vec sums[count][kVectors]{};
-        add_product<Words, 1>(at.weights_down + row, kLanes, at.values_down + column, width, in_words<Words>(seen), sums);
+        Vec sums[count][kVectors];
+        product<Words, 1>(at.weights_down + row, kLanes, at.values_down + column, width, in_words<Words>(seen), sums);
         write_rows(sums, inverse + row, out + (first + row) * static_cast<ptrdiff_t>(shape.hidden_size) + column,
                    shape.hidden_size, shape.head_size - column);
       });
@@ -235,8 +266,10 @@ template <int kRows, int kVectors, typename T>
 BERTSMITH_INLINE void add_to_gradient(Vec (&sums)[kRows][kVectors], float* earlier, ptrdiff_t width, bool last, float scale,
                                  T* target, ptrdiff_t stride, int count) {
   float factors[kRows];
+#pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i) {
     factors[i] = scale;
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors && earlier; ++v) {
       float* place = earlier + i * width + v * kWidth;
       sums[i][v] += load(place);
@@ -249,16 +282,20 @@ BERTSMITH_INLINE void add_to_gradient(Vec (&sums)[kRows][kVectors], float* earli
 template <typename Words, typename T>
 void backward_unit(const T* query_key_value, const T* out, const float* log_sums, const T* out_gradient, T* gradient,
                    int64_t unit, const Shape& shape, const Dropout& dropout, Scratch& scratch) {
+  using Word = typename Words::Word;
   constexpr int kGroup = Words::kGroup, kBlockWords = kBlock / kGroup;
   const ptrdiff_t hidden_size = shape.hidden_size, stride = 3 * hidden_size;
   const int length = shape.length, padded = up_to_vectors(length), width = shape.width, head_size = shape.head_size;
   const int head_words = in_words<Words>(head_size);
   scratch.reset();
   const BackwardMemory<Words> at(shape, scratch);
-  copy_transposed<Words>(query_key_value + hidden_size, stride, length, head_size, at.keys_across, padded);
-  copy_transposed<Words>(query_key_value + 2 * hidden_size, stride, length, head_size, at.values_across, padded);
-  copy_down<Words>(query_key_value + hidden_size, stride, length, length, head_size, at.keys_down, width);
-  const bool several = length > kBlock;
+  const Rows<T> queries{query_key_value, stride, shape.ahead(stride), head_size};
+  const Rows<T> received{out_gradient, hidden_size, shape.ahead(hidden_size), head_size};
+  const Rows<T> contexts{out, hidden_size, shape.ahead(hidden_size), head_size};
+  copy_across<Words>(queries.right(hidden_size), length, at.keys_across, padded);
+  copy_across<Words>(queries.right(2 * hidden_size), length, at.values_across, padded);
+  copy_down<Words>(queries.right(hidden_size), length, length, at.keys_down, width);
+  const bool several = length > kBlock, drops = dropout.threshold != 0;
   if (several) {
     std::memset(at.key_gradient, 0, static_cast<size_t>(length) * width * sizeof(float));
     std::memset(at.value_gradient, 0, static_cast<size_t>(length) * width * sizeof(float));
@@ -268,19 +305,18 @@ void backward_unit(const T* query_key_value, const T* out, const float* log_sums
   for (int first = 0; first < length; first += kBlock) {
     const int rows = length - first < kBlock ? length - first : kBlock;
     const int lanes = up_to_vectors(rows), seen = shape.seen(first + rows);
-    const T* queries = query_key_value + first * stride;
-    const T* received = out_gradient + first * hidden_size;
-    copy_transposed<Words>(queries, stride, rows, head_size, at.queries_across, kBlock);
-    copy_transposed<Words>(received, hidden_size, rows, head_size, at.received_across, kBlock);
-    copy_transposed<Words>(out + first * hidden_size, hidden_size, rows, head_size, at.contexts_across, kBlock);
-    copy_down<Words>(queries, stride, rows, lanes, head_size, at.queries_down, width);
-    copy_down<Words>(received, hidden_size, rows, lanes, head_size, at.received_down, width);
+    copy_across<Words>(queries.down(first), rows, at.queries_across, kBlock);
+    copy_across<Words>(received.down(first), rows, at.received_across, kBlock);
+    copy_across<Words>(contexts.down(first), rows, at.contexts_across, kBlock);
+    copy_down<Words>(queries.down(first), rows, lanes, at.queries_down, width);
+    copy_down<Words>(received.down(first), rows, lanes, at.received_down, width);
 
     by_vectors<2>(0, lanes / kWidth, [&](int vector, auto vectors) {
       constexpr int kVectors = vectors;
       const int lane = vector * kWidth;
       Vec log_sum[kVectors], mean[kVectors]{};
       UintVec row_keys[kVectors]{};
+#pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         const int query = lane + v * kWidth;
         log_sum[v] = load_some(log_sums + first + query, rows - query) * kLog2E;
@@ -291,62 +327,66 @@ void backward_unit(const T* query_key_value, const T* out, const float* log_sums
         mean[v] *= 1.0f / dropout.kept;
         if (dropout.threshold) row_keys[v] = dropout.row_keys(unit, first + query);
       }
-      by_tiles<kBackwardRows>(seen, [&](int key, auto count) {
-        Vec scores[count][kVectors]{}, changes[count][kVectors]{};
-        add_product<Words, 1>(at.keys_across + key, padded, at.queries_across + lane, kBlock, head_words, scores);
-        add_product<Words, 1>(at.values_across + key, padded, at.received_across + lane, kBlock, head_words, changes);
+      by_tiles<kTileRows / kVectors>(seen, [&](int key, auto count) {
+        constexpr int kRows = count;
+        Vec scores[kRows][kVectors], changes[kRows][kVectors];
+        product<Words, 1>(at.keys_across + key, padded, at.queries_across + lane, kBlock, head_words, scores);
+        product<Words, 1>(at.values_across + key, padded, at.received_across + lane, kBlock, head_words, changes);
         if (shape.left_to_right) hide_later_keys(scores, key, first + lane);
-        for (int r = 0; r < count; ++r)
-          for (int v = 0; v < kVectors; ++v) scores[r][v] = exp2_of(scores[r][v] * factor - log_sum[v]);
-        for (int r = 0; r < count; r += 2)
+        Word* weights_row = at.weights + key * kBlockWords + lane / kGroup;
+        Word* changes_row = at.changes + key * kBlockWords + lane / kGroup;
+        Word* down = at.changes_down + key / kGroup * kBlock + lane;
+        repeat<(kRows + 1) / 2>([&](auto half) __attribute__((always_inline)) {
+          constexpr int r = 2 * half;
+          constexpr int kTogether = r + 1 < kRows ? 2 : 1;  // keys that share random bits
+          Vec weight[2][kVectors], change[2][kVectors];
+#pragma GCC unroll 4
           for (int v = 0; v < kVectors; ++v) {
-            if (!dropout.threshold) {
-              changes[r][v] = scores[r][v] * (changes[r][v] - mean[v]);
-              if (r + 1 < count) changes[r + 1][v] = scores[r + 1][v] * (changes[r + 1][v] - mean[v]);
-              continue;
-            }
-            const Dropout::Keep keep = dropout.keep(row_keys[v], key + r);
-            changes[r][v] = scores[r][v] * (keep.first ? changes[r][v] - mean[v] : -mean[v]);
-            scores[r][v] = keep.first ? scores[r][v] : Vec{};
-            if (r + 1 < count) {
-              changes[r + 1][v] = scores[r + 1][v] * (keep.second ? changes[r + 1][v] - mean[v] : -mean[v]);
-              scores[r + 1][v] = keep.second ? scores[r + 1][v] : Vec{};
+            const Dropout::Keep keep = drops ? dropout.keep(row_keys[v], key + r) : Dropout::Keep::all();
+            change[1][v] = Vec{};
+#pragma GCC unroll 2
+            for (int s = 0; s < kTogether; ++s) {
+              const Vec probability = exp2_of(scores[r + s][v] * factor - log_sum[v]);
+              const IntVec kept = s ? keep.second : keep.first;
+              weight[s][v] = kept ? probability : Vec{};
+              change[s][v] = probability * ((kept ? changes[r + s][v] : Vec{}) - mean[v]);
             }
           }
-        for (int r = 0; r < count; ++r) {
-          Words::put_along(at.weights + (key + r) * kBlockWords + lane / kGroup, scores[r]);
-          Words::put_along(at.changes + (key + r) * kBlockWords + lane / kGroup, changes[r]);
-        }
-        if constexpr (kGroup > 1)
-          for (int r = 0; r < count; r += 2)
+#pragma GCC unroll 2
+          for (int s = 0; s < kTogether; ++s) {
+            Words::put_along(weights_row + (r + s) * kBlockWords, weight[s]);
+            Words::put_along(changes_row + (r + s) * kBlockWords, change[s]);
+          }
+          if constexpr (kGroup > 1)
+#pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v)
-              Words::put_down(at.changes_down + (key + r) / kGroup * kBlock + lane + v * kWidth, kBlock, changes[r][v],
-                              r + 1 < count ? changes[r + 1][v] : Vec{});
+              Words::put_down(down + r / kGroup * kBlock + v * kWidth, kBlock, change[0][v], change[1][v]);
+        });
       });
     });
 
     const bool last = first + rows == length;
-    by_vectors<4>(0, width / kWidth, [&](int column_vector, auto columns) {
+    by_vectors<kMostVectors>(0, width / kWidth, [&](int column_vector, auto columns) {
       constexpr int kVectors = columns;
       const int column = column_vector * kWidth;
       const int there = head_size - column;
       constexpr int kRows = rows_of_tile<kVectors>();
       by_tiles<kRows>(rows, [&](int row, auto count) {
-        Vec sums[count][kVectors]{};
-        add_product<Words, 1>(at.changes_down + row, kBlock, at.keys_down + column, width, in_words<Words>(seen), sums);
+        Vec sums[count][kVectors];
+        product<Words, 1>(at.changes_down + row, kBlock, at.keys_down + column, width, in_words<Words>(seen), sums);
         add_to_gradient(sums, nullptr, width, true, shape.scale * dropout.kept, gradient + (first + row) * stride + column,
                         stride, there);
       });
       by_tiles<kRows>(seen, [&](int key, auto count) {
-        Vec sums[count][kVectors]{};
-        add_product<Words, kBlockWords>(at.changes + key * kBlockWords, 1, at.queries_down + column, width,
+        Vec sums[count][kVectors];
+        product<Words, kBlockWords>(at.changes + key * kBlockWords, 1, at.queries_down + column, width,
                                         lanes / kGroup, sums);
         add_to_gradient(sums, several ? at.key_gradient + key * width + column : nullptr, width, last,
                         shape.scale * dropout.kept, gradient + hidden_size + key * stride + column, stride, there);
       });
       by_tiles<kRows>(seen, [&](int key, auto count) {
-        Vec sums[count][kVectors]{};
-        add_product<Words, kBlockWords>(at.weights + key * kBlockWords, 1, at.received_down + column, width,
+        Vec sums[count][kVectors];
+        product<Words, kBlockWords>(at.weights + key * kBlockWords, 1, at.received_down + column, width,
                                         lanes / kGroup, sums);
         add_to_gradient(sums, several ? at.value_gradient + key * width + column : nullptr, width, last, dropout.kept,
                         gradient + 2 * hidden_size + key * stride + column, stride, there);
@@ -360,13 +400,16 @@ bool for_every_unit(const int64_t* starts, int64_t sequences, int heads, int hid
                     int threads, const Work& work) {
   const int head_size = hidden_size / heads;
   Shape longest{hidden_size, head_size, up_to_vectors(head_size), left_to_right,
-                1.0f / std::sqrt(static_cast<float>(head_size)), 0};
+                1.0f / std::sqrt(static_cast<float>(head_size)), 0, 0, 0};
   for (int64_t n = 0; n < sequences; ++n) {
     const int length = static_cast<int>(starts[n + 1] - starts[n]);
     if (length > longest.length) longest.length = length;
   }
   Scratch needed;
   Memory(longest, needed);
+  // A thread takes whole sequences where there are enough.
+  const int64_t units = sequences * heads, shares = units / (8 * threads);
+  const int64_t chunk = shares < 1 ? 1 : (shares < heads ? shares : heads);
   bool complete = true;
 #pragma omp parallel num_threads(threads)
   {
@@ -377,12 +420,16 @@ bool for_every_unit(const int64_t* starts, int64_t sequences, int heads, int hid
     }
 #pragma omp barrier
     if (complete) {
-#pragma omp for schedule(dynamic, 4)
-      for (int64_t unit = 0; unit < sequences * heads; ++unit) {
+#pragma omp for schedule(dynamic, chunk)
+      for (int64_t unit = 0; unit < units; ++unit) {
         const int64_t n = unit / heads;
+        const int head = static_cast<int>(unit % heads);
         Shape shape = longest;
         shape.length = static_cast<int>(starts[n + 1] - starts[n]);
-        work(unit, starts[n], static_cast<int>(unit % heads), shape, scratch);
+        const int64_t next = n + (head + kTurnsAhead) / heads * threads;
+        shape.rows_ahead = next < sequences ? starts[next] - starts[n] : 0;
+        shape.columns_ahead = ((head + kTurnsAhead) % heads - head) * head_size;
+        work(unit, starts[n], head, shape, scratch);
       }
     }
   }

@@ -25,10 +25,12 @@ namespace {
 
 #if defined(BERTSMITH_AVX512)
 constexpr int kWidth = 16;
-constexpr int kMostSums = 24;  // vectors of sums that fit into the registers, beside what they are made of
+constexpr int kMostSums = 24;    // vectors of sums that fit into the registers, beside what they are made of
+constexpr int kMostVectors = 4;  // of them in a row
 #else
 constexpr int kWidth = 8;
 constexpr int kMostSums = 12;
+constexpr int kMostVectors = 2;
 #endif
 
 typedef float Vec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
@@ -71,21 +73,22 @@ BERTSMITH_INLINE void store_some(float* place, Vec value, int count) {
 
 #else
 
-template <typename T>
-inline Vec load_some(const T* place, int count);
-template <>
+typedef uint16_t ShortVec __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
+
 inline Vec load_some(const float* place, int count) {
   if (count >= kWidth) return load(place);
   Vec result{};
   for (int lane = 0; lane < count; ++lane) result[lane] = place[lane];
   return result;
 }
-template <>
 inline Vec load_some(const BFloat16* place, int count) {
-  UintVec bits{};
-  for (int lane = 0; lane < (count < kWidth ? count : kWidth); ++lane)
-    bits[lane] = static_cast<uint32_t>(place[lane].bits) << 16;
-  return reinterpret_cast<const Vec&>(bits);
+  ShortVec bits{};
+  if (count >= kWidth)
+    bits = *reinterpret_cast<const ShortVec*>(place);
+  else
+    for (int lane = 0; lane < count; ++lane) bits[lane] = place[lane].bits;
+  const UintVec wide = __builtin_convertvector(bits, UintVec) << 16;
+  return reinterpret_cast<const Vec&>(wide);
 }
 inline void store_some(float* place, Vec value, int count) {
   if (count >= kWidth) return put(place, value);
@@ -107,8 +110,7 @@ inline void store_some(BFloat16* place, Vec value, int count) {
   const UintVec bits = reinterpret_cast<const UintVec&>(value);
   const UintVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const UintVec result = ((bits & 0x7fffffff) > 0x7f800000) ? UintVec{} + 0x7fc0 : rounded;
-  for (int lane = 0; lane < (count < kWidth ? count : kWidth); ++lane)
-    place[lane].bits = static_cast<uint16_t>(result[lane]);
+  for (int lane = 0; lane < kWidth && lane < count; ++lane) place[lane].bits = static_cast<uint16_t>(result[lane]);
 }
 
 #endif
@@ -168,31 +170,36 @@ inline Vec log_of(Vec x) {
 #endif
 }
 
-// Transposes kWidth vectors of words.
-inline void transpose(Vec (&rows)[kWidth]) {
+// The words of two vectors in turn.
+BERTSMITH_INLINE void interleave(Vec left, Vec right, Vec* low, Vec* high) {
 #if defined(BERTSMITH_AVX512)
-  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-  // A perfect shuffle turns the 8 bits of a word's place by one; four of them change row and column.
+  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  *low = _mm512_permutex2var_ps(left, first, right);
+  *high = _mm512_permutex2var_ps(left, _mm512_add_epi32(first, _mm512_set1_epi32(8)), right);
+#elif defined(__clang__) || __GNUC__ >= 12
+  *low = __builtin_shufflevector(left, right, 0, 8, 1, 9, 2, 10, 3, 11);
+  *high = __builtin_shufflevector(left, right, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  for (int lane = 0; lane < kWidth; ++lane) {
+    Vec* target = lane < kWidth / 2 ? low : high;
+    (*target)[2 * lane % kWidth] = left[lane];
+    (*target)[2 * lane % kWidth + 1] = right[lane];
+  }
+#endif
+}
+
+// Transposes kWidth vectors of words. A perfect shuffle turns the bits of a word's place, row and lane, by one; after as
+// many as a lane has bits the two are exchanged.
+BERTSMITH_INLINE void transpose(Vec (&rows)[kWidth]) {
+  constexpr int kHalf = kWidth / 2;
 #pragma GCC unroll 4
-  for (int turn = 0; turn < 4; ++turn) {
+  for (int turn = 1; turn < kWidth; turn *= 2) {
     Vec next[kWidth];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      next[2 * i] = _mm512_permutex2var_ps(rows[i], low, rows[i + 8]);
-      next[2 * i + 1] = _mm512_permutex2var_ps(rows[i], high, rows[i + 8]);
-    }
+    for (int i = 0; i < kHalf; ++i) interleave(rows[i], rows[i + kHalf], &next[2 * i], &next[2 * i + 1]);
 #pragma GCC unroll 16
     for (int i = 0; i < kWidth; ++i) rows[i] = next[i];
   }
-#else
-  for (int i = 0; i < kWidth; ++i)
-    for (int j = 0; j < i; ++j) {
-      const float moved = rows[i][j];
-      rows[i][j] = rows[j][i];
-      rows[j][i] = moved;
-    }
-#endif
 }
 
 // ---- The two kinds of words ----
@@ -285,36 +292,58 @@ using BFloat16Words = Singles;
 
 // ---- Copies of a head's rows in words ----
 
+// Rows of a matrix in memory, of one head. While they are copied, what stands `ahead` elements later is asked for: it is
+// for another unit's turn, and lies too far apart for the processor to guess that.
+template <typename T>
+struct Rows {
+  const T* first;
+  ptrdiff_t stride;
+  ptrdiff_t ahead;
+  int head_size;
+
+  const T* row(int i) const { return first + i * stride; }
+  Rows down(int rows) const { return {row(rows), stride, ahead, head_size}; }
+  Rows right(ptrdiff_t columns) const { return {first + columns, stride, ahead, head_size}; }
+  BERTSMITH_INLINE void expect(int i) const {
+    for (int k = 0; k < head_size; k += 64 / sizeof(T)) __builtin_prefetch(row(i) + ahead + k, 0, 2);
+  }
+};
+
 // (words of a row, rows): word w of row i at target[w * target_stride + i]. Rows are filled up with 0 to whole vectors.
 template <typename Words, typename T>
-void copy_transposed(const T* source, ptrdiff_t stride, int rows, int head_size, typename Words::Word* target,
-                     ptrdiff_t target_stride) {
-  const int words = (head_size + Words::kGroup - 1) / Words::kGroup;
-  for (int i = 0; i < rows; i += kWidth)
+void copy_across(const Rows<T>& source, int rows, typename Words::Word* target, ptrdiff_t target_stride) {
+  const int words = (source.head_size + Words::kGroup - 1) / Words::kGroup;
+  for (int i = 0; i < rows; i += kWidth) {
+    const int there = rows - i < kWidth ? rows - i : kWidth;
+    for (int r = 0; r < there; ++r) source.expect(i + r);
     for (int w = 0; w < words; w += kWidth) {
-      const int first = w * Words::kGroup;
+      const T* first = source.row(i) + w * Words::kGroup;
+      const int count = source.head_size - w * Words::kGroup;
       Vec block[kWidth];
+      if (there == kWidth) {
 #pragma GCC unroll 16
-      for (int r = 0; r < kWidth; ++r)
-        block[r] = i + r < rows ? Words::words(source + (i + r) * stride + first, head_size - first) : Vec{};
+        for (int r = 0; r < kWidth; ++r) block[r] = Words::words(first + r * source.stride, count);
+      } else {
+        for (int r = 0; r < kWidth; ++r) block[r] = r < there ? Words::words(first + r * source.stride, count) : Vec{};
+      }
       transpose(block);
-      const int count = words - w < kWidth ? words - w : kWidth;
-      for (int k = 0; k < count; ++k) put(target + (w + k) * target_stride + i, block[k]);
+      for (int k = 0; k < kWidth && k < words - w; ++k) put(target + (w + k) * target_stride + i, block[k]);
     }
+  }
 }
 
-// (rows in words, width): words go down the columns. There are `groups` of them, those beyond the rows are 0; columns
-// are filled up with 0 to whole vectors.
+// (padded rows in words, width): words go down the columns. Rows and columns that are not there are 0.
 template <typename Words, typename T>
-void copy_down(const T* source, ptrdiff_t stride, int rows, int padded_rows, int head_size,
-               typename Words::Word* target, ptrdiff_t width) {
+void copy_down(const Rows<T>& source, int rows, int padded_rows, typename Words::Word* target, ptrdiff_t width) {
   for (int i = 0; i < padded_rows; i += 2) {
-    const T* first = source + i * stride;
     typename Words::Word* place = target + i / Words::kGroup * width;
-    if (i < rows)
-      Words::copy_down(first, i + 1 < rows ? first + stride : nullptr, head_size, place, width);
-    else
-      std::memset(place, 0, 2 / Words::kGroup * width * sizeof *place);
+    if (i < rows) {
+      source.expect(i);
+      if (i + 1 < rows) source.expect(i + 1);
+      Words::copy_down(source.row(i), i + 1 < rows ? source.row(i + 1) : nullptr, source.head_size, place, width);
+    } else {
+      for (ptrdiff_t k = 0; k < 2 / Words::kGroup * width; k += kWidth) put(place + k, Vec{});
+    }
   }
 }
 
@@ -322,6 +351,15 @@ void copy_down(const T* source, ptrdiff_t stride, int rows, int padded_rows, int
 
 template <int kNumber>
 using Count = std::integral_constant<int, kNumber>;
+
+// Calls work(Count<0>), work(Count<1>), ... The loop is written out, so that arrays of vectors are registers.
+template <int kNumber, typename Work>
+BERTSMITH_INLINE void repeat(const Work& work) {
+  if constexpr (kNumber > 0) {
+    repeat<kNumber - 1>(work);
+    work(Count<kNumber - 1>{});
+  }
+}
 
 template <int kMost, typename Work>
 BERTSMITH_INLINE void rest_of_tiles(int first, int count, const Work& work) {
@@ -348,11 +386,16 @@ BERTSMITH_INLINE void by_vectors(int first, int count, const Work& work) {
   if constexpr (kMost > 1) by_vectors<kMost / 2>(first, count, work);
 }
 
-// sums (kRows x kVectors vectors) += A B. Word (i, k) of A stands at a[i * kRowStride + k * step], row k of B at
+// sums (kRows x kVectors vectors) = A B. Word (i, k) of A stands at a[i * kRowStride + k * step], row k of B at
 // b + k * b_stride.
 template <typename Words, int kRowStride, int kRows, int kVectors>
-BERTSMITH_INLINE void add_product(const typename Words::Word* a, ptrdiff_t step, const typename Words::Word* b,
+BERTSMITH_INLINE void product(const typename Words::Word* a, ptrdiff_t step, const typename Words::Word* b,
                                   ptrdiff_t b_stride, int depth, Vec (&sums)[kRows][kVectors]) {
+  // Set one by one: an initializer becomes a call of memset.
+#pragma GCC unroll 12
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = Vec{};
   for (int k = 0; k < depth; ++k, a += step, b += b_stride) {
     Vec right[kVectors];
 #pragma GCC unroll 4
