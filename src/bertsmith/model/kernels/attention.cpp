@@ -155,20 +155,55 @@ struct BackwardMemory {
     weights = scratch.take<Word>(padded, block_words);
     changes = scratch.take<Word>(padded, block_words);
     changes_down = Words::kGroup > 1 ? scratch.take<Word>(in_words<Words>(padded), kBlock) : changes;
-    key_gradient = scratch.take<float>(shape.length > kBlock ? shape.length : 0, shape.width);
-    value_gradient = scratch.take<float>(shape.length > kBlock ? shape.length : 0, shape.width);
+    const bool several = shape.length > kBlock;
+    key_gradient = several ? scratch.take<float>(shape.length, shape.width) : nullptr;
+    value_gradient = several ? scratch.take<float>(shape.length, shape.width) : nullptr;
   }
 };
 
-// Rows of sums, each times its factor, to the first `count` columns of rows that are `stride` apart.
-template <int kRows, int kVectors, typename T>
-BERTSMITH_INLINE void write_rows(const Vec (&sums)[kRows][kVectors], const float* factors, T* target, ptrdiff_t stride,
-                                 int count) {
+// What becomes of a product's rows.
+template <typename T>
+struct Target {
+  T* first;
+  ptrdiff_t stride;
+  int columns;
+  const float* factors;  // each row is multiplied by its factor, or all by the same if the step is 0
+  int factor_step;
+  float* earlier = nullptr;  // (rows, width) sums of earlier blocks, to be added, where there are several blocks
+  bool last = true;          // otherwise the sums go back there
+};
+
+// Rows of the product of A, whose word (i, k) stands at a[i * kRowStride + k * step], and B (depth, width).
+template <typename Words, int kRowStride, typename T>
+void multiply(const typename Words::Word* a, ptrdiff_t step, const typename Words::Word* b, ptrdiff_t width, int rows,
+              int depth, const Target<T>& target) {
+  by_vectors<kMostVectors>(0, static_cast<int>(width / kWidth), [&](int vector, auto vectors) {
+    constexpr int kVectors = vectors;
+    const int column = vector * kWidth;
+    by_tiles<rows_of_tile<kVectors>()>(rows, [&](int row, auto count) {
+      Vec sums[count][kVectors];
+      product<Words, kRowStride>(a + row * kRowStride, step, b + column, width, depth, sums);
 #pragma GCC unroll 12
-  for (int i = 0; i < kRows; ++i)
+      for (int i = 0; i < count; ++i) {
+        if (row + i >= rows) break;
+        T* place = target.first + (row + i) * target.stride + column;
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v)
-      store_some(target + i * stride + v * kWidth, sums[i][v] * factors[i], count - v * kWidth);
+        for (int v = 0; v < kVectors; ++v) {
+          Vec sum = sums[i][v];
+          if (target.earlier) {
+            float* before = target.earlier + (row + i) * width + column + v * kWidth;
+            sum += load(before);
+            if (!target.last) {
+              put(before, sum);
+              continue;
+            }
+          }
+          store_some(place + v * kWidth, sum * target.factors[(row + i) * target.factor_step],
+                     target.columns - column - v * kWidth);
+        }
+      }
+    });
+  });
 }
 
 template <typename Words, typename T>
@@ -248,35 +283,10 @@ void forward_unit(const T* query_key_value, T* out, float* log_sums, int64_t uni
       if (log_sums)
         store_some(log_sums + first + v * kWidth, most[v] * shape.scale + log_of(totals[v]), rows - v * kWidth);
     }
-    by_vectors<kMostVectors>(0, width / kWidth, [&](int column_vector, auto columns) {
-      constexpr int kVectors = columns;
-      const int column = column_vector * kWidth;
-      by_tiles<rows_of_tile<kVectors>()>(rows, [&](int row, auto count) {
-        Vec sums[count][kVectors];
-        product<Words, 1>(at.weights_down + row, kLanes, at.values_down + column, width, in_words<Words>(seen), sums);
-        write_rows(sums, inverse + row, out + (first + row) * static_cast<ptrdiff_t>(shape.hidden_size) + column,
-                   shape.hidden_size, shape.head_size - column);
-      });
-    });
+    multiply<Words, 1>(at.weights_down, kLanes, at.values_down, width, rows, in_words<Words>(seen),
+                       Target<T>{out + first * static_cast<ptrdiff_t>(shape.hidden_size), shape.hidden_size,
+                                 shape.head_size, inverse, 1});
   });
-}
-
-// Puts sums away: adds them to what earlier blocks of queries gave if there were any, and writes them after the last.
-template <int kRows, int kVectors, typename T>
-BERTSMITH_INLINE void add_to_gradient(Vec (&sums)[kRows][kVectors], float* earlier, ptrdiff_t width, bool last, float scale,
-                                 T* target, ptrdiff_t stride, int count) {
-  float factors[kRows];
-#pragma GCC unroll 12
-  for (int i = 0; i < kRows; ++i) {
-    factors[i] = scale;
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors && earlier; ++v) {
-      float* place = earlier + i * width + v * kWidth;
-      sums[i][v] += load(place);
-      if (!last) put(place, sums[i][v]);
-    }
-  }
-  if (last) write_rows(sums, factors, target, stride, count);
 }
 
 template <typename Words, typename T>
@@ -295,8 +305,8 @@ void backward_unit(const T* query_key_value, const T* out, const float* log_sums
   copy_across<Words>(queries.right(hidden_size), length, at.keys_across, padded);
   copy_across<Words>(queries.right(2 * hidden_size), length, at.values_across, padded);
   copy_down<Words>(queries.right(hidden_size), length, length, at.keys_down, width);
-  const bool several = length > kBlock, drops = dropout.threshold != 0;
-  if (several) {
+  const bool drops = dropout.threshold != 0;
+  if (at.key_gradient) {
     std::memset(at.key_gradient, 0, static_cast<size_t>(length) * width * sizeof(float));
     std::memset(at.value_gradient, 0, static_cast<size_t>(length) * width * sizeof(float));
   }
@@ -336,16 +346,14 @@ void backward_unit(const T* query_key_value, const T* out, const float* log_sums
         Word* weights_row = at.weights + key * kBlockWords + lane / kGroup;
         Word* changes_row = at.changes + key * kBlockWords + lane / kGroup;
         Word* down = at.changes_down + key / kGroup * kBlock + lane;
-        repeat<(kRows + 1) / 2>([&](auto half) __attribute__((always_inline)) {
-          constexpr int r = 2 * half;
-          constexpr int kTogether = r + 1 < kRows ? 2 : 1;  // keys that share random bits
+        repeat<kRows / 2>([&](auto pair) __attribute__((always_inline)) {
+          constexpr int r = 2 * pair;
           Vec weight[2][kVectors], change[2][kVectors];
 #pragma GCC unroll 4
           for (int v = 0; v < kVectors; ++v) {
             const Dropout::Keep keep = drops ? dropout.keep(row_keys[v], key + r) : Dropout::Keep::all();
-            change[1][v] = Vec{};
 #pragma GCC unroll 2
-            for (int s = 0; s < kTogether; ++s) {
+            for (int s = 0; s < 2; ++s) {
               const Vec probability = exp2_of(scores[r + s][v] * factor - log_sum[v]);
               const IntVec kept = s ? keep.second : keep.first;
               weight[s][v] = kept ? probability : Vec{};
@@ -353,7 +361,7 @@ void backward_unit(const T* query_key_value, const T* out, const float* log_sums
             }
           }
 #pragma GCC unroll 2
-          for (int s = 0; s < kTogether; ++s) {
+          for (int s = 0; s < 2; ++s) {
             Words::put_along(weights_row + (r + s) * kBlockWords, weight[s]);
             Words::put_along(changes_row + (r + s) * kBlockWords, change[s]);
           }
@@ -366,32 +374,14 @@ void backward_unit(const T* query_key_value, const T* out, const float* log_sums
     });
 
     const bool last = first + rows == length;
-    by_vectors<kMostVectors>(0, width / kWidth, [&](int column_vector, auto columns) {
-      constexpr int kVectors = columns;
-      const int column = column_vector * kWidth;
-      const int there = head_size - column;
-      constexpr int kRows = rows_of_tile<kVectors>();
-      by_tiles<kRows>(rows, [&](int row, auto count) {
-        Vec sums[count][kVectors];
-        product<Words, 1>(at.changes_down + row, kBlock, at.keys_down + column, width, in_words<Words>(seen), sums);
-        add_to_gradient(sums, nullptr, width, true, shape.scale * dropout.kept, gradient + (first + row) * stride + column,
-                        stride, there);
-      });
-      by_tiles<kRows>(seen, [&](int key, auto count) {
-        Vec sums[count][kVectors];
-        product<Words, kBlockWords>(at.changes + key * kBlockWords, 1, at.queries_down + column, width,
-                                        lanes / kGroup, sums);
-        add_to_gradient(sums, several ? at.key_gradient + key * width + column : nullptr, width, last,
-                        shape.scale * dropout.kept, gradient + hidden_size + key * stride + column, stride, there);
-      });
-      by_tiles<kRows>(seen, [&](int key, auto count) {
-        Vec sums[count][kVectors];
-        product<Words, kBlockWords>(at.weights + key * kBlockWords, 1, at.received_down + column, width,
-                                        lanes / kGroup, sums);
-        add_to_gradient(sums, several ? at.value_gradient + key * width + column : nullptr, width, last, dropout.kept,
-                        gradient + 2 * hidden_size + key * stride + column, stride, there);
-      });
-    });
+    const float scales[] = {shape.scale * dropout.kept, dropout.kept};  // of queries and keys, of values
+    multiply<Words, 1>(at.changes_down, kBlock, at.keys_down, width, rows, in_words<Words>(seen),
+                       Target<T>{gradient + first * stride, stride, head_size, scales, 0});
+    multiply<Words, kBlockWords>(at.changes, 1, at.queries_down, width, seen, lanes / kGroup,
+                                 Target<T>{gradient + hidden_size, stride, head_size, scales, 0, at.key_gradient, last});
+    multiply<Words, kBlockWords>(at.weights, 1, at.received_down, width, seen, lanes / kGroup,
+                                 Target<T>{gradient + 2 * hidden_size, stride, head_size, scales + 1, 0,
+                                           at.value_gradient, last});
   }
 }
 

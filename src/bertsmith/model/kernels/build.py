@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-_SOURCE = Path(__file__).with_name("attention.cpp")
-_HEADER = Path(__file__).with_name("words.h")
+_FOLDER = Path(__file__).parent
+_SOURCES = tuple(sorted(_FOLDER.glob("*.cpp")))
 _SWITCH = "BERTSMITH_KERNELS"
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-march=native")
 _TIMEOUT_SECONDS = 120
@@ -58,7 +59,8 @@ def _compiler() -> list[str] | None:
 def _compiled(compiler: list[str]) -> Path:
     """Return the path of the library, after compiling it if it is not there yet."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=_TIMEOUT_SECONDS).stdout
-    key = (_SOURCE.read_bytes(), _HEADER.read_bytes(), version, torch.__version__, _processor(), " ".join(_FLAGS))
+    texts = [path.read_bytes() for path in (*_SOURCES, *sorted(_FOLDER.glob("*.h")))]
+    key = (texts, version, torch.__version__, _processor(), " ".join(_FLAGS))
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertsmith"
     target = folder / f"kernels-{digest}.so"
@@ -82,13 +84,21 @@ def _compiled(compiler: list[str]) -> Path:
 
 
 def _compile(compiler: list[str], target: Path) -> None:
-    """Compile and link with the OpenMP runtime that torch brings: a second one would have threads of its own."""
+    """Compile all sources at once and link with the OpenMP runtime that torch brings.
+
+    A second one would have threads of its own.
+    """
     folder = Path(torch.__file__).parent / "lib"
     runtime = sorted(path for name in ("gomp", "omp", "iomp5") for path in folder.glob(f"lib{name}[.-]*"))
-    unlinked = target.with_suffix(".o")
     openmp = ["-fopenmp"] if runtime else []
-    _run([*compiler, *_FLAGS, *openmp, "-c", str(_SOURCE), "-o", str(unlinked)])
-    _run([*compiler, "-shared", str(unlinked), *map(str, runtime[:1]), "-o", str(target)])
+    unlinked = [str(target.with_name(f"{source.stem}.o")) for source in _SOURCES]
+    commands = [
+        [*compiler, *_FLAGS, *openmp, "-c", str(source), "-o", made]
+        for source, made in zip(_SOURCES, unlinked, strict=True)
+    ]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_run, commands))
+    _run([*compiler, "-shared", *unlinked, *map(str, runtime[:1]), "-o", str(target)])
 
 
 def _run(command: list[str]) -> None:

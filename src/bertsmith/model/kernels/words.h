@@ -309,7 +309,7 @@ struct Rows {
   }
 };
 
-// (words of a row, rows): word w of row i at target[w * target_stride + i]. Rows are filled up with 0 to whole vectors.
+// (words of a row, rows): word w of row i at target[w * target_stride + i]. The last row is repeated up to a whole vector.
 template <typename Words, typename T>
 void copy_across(const Rows<T>& source, int rows, typename Words::Word* target, ptrdiff_t target_stride) {
   const int words = (source.head_size + Words::kGroup - 1) / Words::kGroup;
@@ -320,12 +320,9 @@ void copy_across(const Rows<T>& source, int rows, typename Words::Word* target, 
       const T* first = source.row(i) + w * Words::kGroup;
       const int count = source.head_size - w * Words::kGroup;
       Vec block[kWidth];
-      if (there == kWidth) {
 #pragma GCC unroll 16
-        for (int r = 0; r < kWidth; ++r) block[r] = Words::words(first + r * source.stride, count);
-      } else {
-        for (int r = 0; r < kWidth; ++r) block[r] = r < there ? Words::words(first + r * source.stride, count) : Vec{};
-      }
+      for (int r = 0; r < kWidth; ++r)
+        block[r] = Words::words(first + (r < there ? r : there - 1) * source.stride, count);
       transpose(block);
       for (int k = 0; k < kWidth && k < words - w; ++k) put(target + (w + k) * target_stride + i, block[k]);
     }
@@ -361,22 +358,19 @@ BERTSMITH_INLINE void repeat(const Work& work) {
   }
 }
 
+// Calls work(first, Count<n>) for tiles of n = kMost rows, the last of a third or two thirds of that if it has no more. It
+// may go beyond the rows: few sizes compile fast.
 template <int kMost, typename Work>
-BERTSMITH_INLINE void rest_of_tiles(int first, int count, const Work& work) {
-  if constexpr (kMost > 0) {
-    if (count == kMost)
+BERTSMITH_INLINE void by_tiles(int rows, const Work& work) {
+  constexpr int kThird = kMost / 3;
+  for (int first = 0; first < rows; first += kMost) {
+    if (rows - first > 2 * kThird)
       work(first, Count<kMost>{});
+    else if (rows - first > kThird)
+      work(first, Count<2 * kThird>{});
     else
-      rest_of_tiles<kMost - 1>(first, count, work);
+      work(first, Count<kThird>{});
   }
-}
-
-// Calls work(first, Count<n>) for tiles of n rows, kMost of them and at last the rest.
-template <int kMost, typename Work>
-BERTSMITH_INLINE void by_tiles(int count, const Work& work) {
-  int first = 0;
-  for (; first + kMost <= count; first += kMost) work(first, Count<kMost>{});
-  rest_of_tiles<kMost - 1>(first, count - first, work);
 }
 
 // Calls work(first vector, Count<n>) for n = kMost, kMost / 2, ... 1 vectors at a time.
