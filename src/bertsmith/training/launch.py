@@ -100,8 +100,8 @@ def _verdict(workers: Sequence[BaseProcess], found: list[_Outcome]) -> Any:
 def _wait_for(workers: Sequence[BaseProcess], pipes: Sequence[Connection]) -> list[_Outcome]:
     """Wait until all have ended, and return what they say; when one ends badly and the others hang, end them."""
     unheard, found = set(pipes), []
-    while unheard or any(worker.exitcode is None for worker in workers):
-        alive = [worker for worker in workers if worker.exitcode is None]
+    # Asked once a round: to wait for nobody would be to wait forever.
+    while (alive := [worker for worker in workers if worker.exitcode is None]) or unheard:
         failed = any(worker.exitcode for worker in workers)
         # A process cannot end before what it says is taken: a pipe holds little.
         ready = wait([*unheard, *(worker.sentinel for worker in alive)], timeout=_GRACE_SECONDS if failed else None)
