@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import describe
-from steps import ENGINES, Workload
+from steps import ENGINES, SIDES, Workload
 
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
@@ -64,9 +64,9 @@ def main() -> None:
         plan = Plan(
             sampler, fixed(options.learning_rate, 0.1, options.steps), [unseen.batch(n) for n in range(_HELD_OUT)]
         )
-        curves: dict[str, list[Curve]] = {engine: [] for engine in ENGINES}
+        curves: dict[str, list[Curve]] = {engine: [] for engine in SIDES}
         for seed in range(options.seeds):
-            for engine in ENGINES:
+            for engine in SIDES:
                 curves[engine].append(train(engine, config, dtypes[engine], seed, plan))
                 print(f"{engine}, seed {seed}: held-out loss {curves[engine][-1].held_out:.4f}", flush=True)
     compare(curves, options.steps)

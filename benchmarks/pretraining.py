@@ -5,6 +5,7 @@ python benchmarks/pretraining.py 6x384 full --rounds 5 --json figures.json
 
 Both sides have the same weights, batches and dropout and take the same kind of step; they take turns, each in its own
 process. Only real tokens count, not padding. `stream` lines read instances made from --data (raw/ko_mixed.txt).
+A GPU wants larger batches: --device cuda --batch-size 256; then memory is the GPU's, and --compile is worth a try.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from machine import describe, matrix_ceiling
-from steps import ENGINES, Outcome, Workload, run
+from steps import Outcome, Workload, run
 
 from bertsmith import config
 from bertsmith.batch import Batch
@@ -44,27 +45,31 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--peer-precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-size", type=int, default=32, help="sequences in a step; half of it for base")
+    parser.add_argument("--compile", action="store_true", help="our layers compiled, as by pretrain --compile")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     set_up_process(options.threads)
     unknown = set(options.lines) - {*SIZES, FULL, STREAM}
     if unknown:
         sys.exit(f"no line called {', '.join(sorted(unknown))}")
-    dtypes = {
-        engine: pick_precision(wish, torch.device("cpu"), 384)
-        for engine, wish in zip(ENGINES, (options.precision, options.peer_precision), strict=True)
-    }
-    ceiling = matrix_ceiling(dtypes["bertsmith"])
+    device = torch.device(options.device)
+    engines = ("bertsmith compiled" if options.compile else "bertsmith", "transformers")
+    wishes = (options.precision, options.peer_precision)
+    dtypes = {engine: pick_precision(wish, device, 384) for engine, wish in zip(engines, wishes, strict=True)}
+    ours, theirs = dtypes.values()
+    ceiling = matrix_ceiling(ours, device)
     print(
-        f"{name(dtypes['bertsmith'])} against transformers in {name(dtypes['transformers'])}, "
+        f"{name(ours)} against transformers in {name(theirs)}, {options.device}, "
         f"{torch.get_num_threads()} threads, matrix products {ceiling / 1e9:.0f} GFLOP/s, medians of "
         f"{options.rounds} rounds\n"
         f"{'':<14}{'batch':>6}{'fill':>6}{'dropout':>8}{'tokens/s':>10}{'theirs':>8}{'ratio':>7}{'of ceiling':>11}"
         f"{'MB':>7}{'theirs':>8}{'loss':>9}{'theirs':>9}"
     )
     entries = []
-    for workload in workloads(options.lines or [*SIZES, FULL, STREAM], options.data):
-        outcomes = run(workload, ENGINES, dtypes, options.rounds, options.threads)
+    for workload in workloads(options.lines or [*SIZES, FULL, STREAM], options.data, options.batch_size):
+        outcomes = run(workload, engines, dtypes, options.rounds, options.threads, device=options.device)
         entries.append(entry(workload, outcomes, ceiling))
         print(row(entries[-1]), flush=True)
     if options.json:
@@ -72,17 +77,18 @@ def main() -> None:
         options.json.write_text(json.dumps({**figures, "lines": entries}, indent=1) + "\n", encoding="utf-8")
 
 
-def workloads(lines: list[str], data: Path) -> list[Workload]:
+def workloads(lines: list[str], data: Path, batch_size: int = 32) -> list[Workload]:
     """Return what the lines of the table train on."""
-    found = [Workload(line, *SIZES[line], batch=16 if line == "base" else 32) for line in lines if line in SIZES]
+    sizes = {line: SIZES[line] for line in lines if line in SIZES}
+    found = [Workload(n, *size, batch=batch_size // 2 if n == "base" else batch_size) for n, size in sizes.items()]
     if FULL in lines:
-        found.append(Workload("6x384 full", *SIZES["6x384"], fill=1.0, dropout=0.0))
+        found.append(Workload("6x384 full", *SIZES["6x384"], batch=batch_size, fill=1.0, dropout=0.0))
     if STREAM in lines:
         text = data / "raw" / "ko_mixed.txt"
         if text.exists():
-            batches, vocabulary, fill = real_batches(text)
+            batches, vocabulary, fill = real_batches(text, batch_size)
             found += [
-                Workload(f"{size} stream", *SIZES[size], vocabulary, fill=fill, batches=batches)
+                Workload(f"{size} stream", *SIZES[size], vocabulary, batch_size, fill=fill, batches=batches)
                 for size in ("mini", "6x384")
             ]
         else:
@@ -90,11 +96,11 @@ def workloads(lines: list[str], data: Path) -> list[Workload]:
     return found
 
 
-def real_batches(text: Path) -> tuple[tuple[Batch, ...], int, float]:
+def real_batches(text: Path, batch_size: int) -> tuple[tuple[Batch, ...], int, float]:
     """Return pre-training batches as a run on ``text`` gets them, the size of their vocabulary, and their fill."""
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(text, Path(folder))
-        sampler = Sampler(store, max_length=128, batch_size=32, seed=0)
+        sampler = Sampler(store, max_length=128, batch_size=batch_size, seed=0)
         batches = tuple(sampler.batch(step) for step in range(8))
         return batches, store.tokenizer.vocab_size, sampler.figures.fill
 
@@ -108,7 +114,7 @@ def make_store(text: Path, folder: Path, entries: int = 8000) -> TokenStore:
 
 def entry(workload: Workload, outcomes: dict[str, Outcome], ceiling: float) -> dict[str, Any]:
     """Return a line of the table as plain values."""
-    ours, theirs = (outcomes[engine] for engine in ENGINES)
+    ours, theirs = outcomes.values()
     batches = workload.data()
     work = statistics.fmean(operations(workload.config, shape_of(batch)) / batch.num_tokens for batch in batches)
     pairs = zip(ours.tokens_per_second, theirs.tokens_per_second, strict=True)

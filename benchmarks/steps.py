@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bertsmith.model.heads import PretrainingModel
 from bertsmith.model.weights import to_transformers
 from bertsmith.training.device import autocast, set_up_process
 
+CPU = torch.device("cpu")
 _LEARNING_RATE = 1e-4
 # A round is so many steps that it takes about as long.
 _ROUND_SECONDS = 1.0
@@ -101,14 +103,15 @@ def run(
     rounds: int,
     threads: int,
     after_round: Callable[[], None] = lambda: None,
+    device: str = "cpu",
 ) -> dict[str, Outcome]:
-    """Train with each of the ``engines`` ("bertsmith", "transformers") in turn, round by round."""
+    """Train with each of the ``engines`` (keys of ENGINES) in turn, round by round."""
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         sides: dict[str, Connection] = {}
         for engine in engines:
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(engine, workload, dtypes[engine], threads, there))
+            process = context.Process(target=_serve, args=(engine, workload, dtypes[engine], threads, there, device))
             process.start()
             stack.callback(process.join)
             stack.callback(here.send, None)
@@ -129,7 +132,7 @@ def _ask(side: Connection, request: object) -> Any:
     return side.recv()
 
 
-def _serve(engine: str, workload: Workload, dtype: torch.dtype, threads: int, parent: Connection) -> None:
+def _serve(engine: str, workload: Workload, dtype: torch.dtype, threads: int, parent: Connection, device: str) -> None:
     """Answer "loss", "memory" and numbers of steps (their tokens and seconds) until None comes."""
     if engine == "bertsmith":
         set_up_process(threads)
@@ -137,13 +140,13 @@ def _serve(engine: str, workload: Workload, dtype: torch.dtype, threads: int, pa
         torch.set_num_threads(threads)
     batches = workload.data()
     torch.manual_seed(1)
-    step, loss = ENGINES[engine](workload.config, dtype, 0)
+    step, loss = ENGINES[engine](workload.config, dtype, 0, torch.device(device))
     done = 0
     while (request := parent.recv()) is not None:
         if request == "loss":
             parent.send(loss(batches[0]))
         elif request == "memory":
-            parent.send(_peak_mb())
+            parent.send(_peak_mb(torch.device(device)))
         else:
             chosen = [batches[(done + number) % len(batches)] for number in range(request)]
             begun = time.perf_counter()
@@ -154,8 +157,10 @@ def _serve(engine: str, workload: Workload, dtype: torch.dtype, threads: int, pa
             parent.send((sum(batch.num_tokens for batch in chosen), seconds))
 
 
-def _peak_mb() -> float:
-    """Return the largest resident memory of this process so far, in MB."""
+def _peak_mb(device: torch.device) -> float:
+    """Return the largest memory of this process so far, in MB: of the GPU where it computes on one, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
     status = Path("/proc/self/status")
     if status.exists():
         # What getrusage gives begins, on Linux, with the size of the process that started this one.
@@ -172,14 +177,18 @@ Loss = Callable[[Batch], float]
 """Returns the loss of a batch without dropout."""
 
 
-def ours(config: ModelConfig, dtype: torch.dtype, seed: int) -> tuple[Step, Loss]:
+def ours(
+    config: ModelConfig, dtype: torch.dtype, seed: int, device: torch.device = CPU, compiled: bool = False
+) -> tuple[Step, Loss]:
     """Return the steps of `bertsmith pretrain`; ``seed`` is that of dropout."""
     from bertsmith.config import OptimizerSettings
     from bertsmith.training.loop import Objective, accumulate_gradients
     from bertsmith.training.optimizer import apply_gradients, make_optimizer
 
-    device = torch.device("cpu")
     model = PretrainingModel(config)
+    if compiled:
+        model.bert.compile_layers()
+    model.to(device)
     optimizer = make_optimizer(model, OptimizerSettings())
     objective = Objective(_counts, _sums)
     numbers = itertools.count()
@@ -194,7 +203,7 @@ def ours(config: ModelConfig, dtype: torch.dtype, seed: int) -> tuple[Step, Loss
     def loss(batch: Batch) -> float:
         model.eval()
         with autocast(dtype, device):
-            sums = _sums(model, batch)
+            sums = _sums(model, batch.to(device))
         return sum(float(sums[name]) / count for name, count in _counts(batch).items())
 
     return step, loss
@@ -210,9 +219,9 @@ def _sums(model: Any, batch: Batch) -> dict[str, Tensor]:
     return {"mlm_loss": losses.mlm, "nsp_loss": losses.nsp}
 
 
-def theirs(config: ModelConfig, dtype: torch.dtype, seed: int) -> tuple[Step, Loss]:
+def theirs(config: ModelConfig, dtype: torch.dtype, seed: int, device: torch.device = CPU) -> tuple[Step, Loss]:
     """Return what Trainer does in a step, without its bookkeeping: padding, all logits, clipping, fused AdamW."""
-    return loop_of(their_model(config), dtype, seed)
+    return loop_of(their_model(config).to(device), dtype, seed)
 
 
 def their_model(config: ModelConfig) -> Any:
@@ -238,11 +247,22 @@ def loop_of(model: Any, dtype: torch.dtype, seed: int) -> tuple[Step, Loss]:
     """Return a step of transformers' model, and its loss."""
     optimizer = torch.optim.AdamW(_decayed(model), lr=0.0, betas=(0.9, 0.999), eps=1e-6, fused=True)
     torch.manual_seed(seed)
-    device = torch.device("cpu")
+    device = model.device
+    seen: list[tuple[Batch, dict[str, Tensor]]] = []
+
+    def padded(batch: Batch) -> dict[str, Tensor]:
+        """Pad a batch the first time: Trainer's workers do that ahead of the steps."""
+        for known, inputs in seen:
+            if known is batch:
+                return inputs
+        seen.append((batch, _padded(batch)))
+        del seen[:-8]
+        return seen[-1][1]
 
     def forward(batch: Batch) -> Tensor:
+        inputs = {name: values.to(device) for name, values in padded(batch).items()}
         with autocast(dtype, device):
-            output: Tensor = model(**_padded(batch)).loss
+            output: Tensor = model(**inputs).loss
         return output
 
     def step(batch: Batch, learning_rate: float) -> float:
@@ -273,7 +293,12 @@ def _decayed(model: Any) -> list[dict[str, Any]]:
     ]
 
 
-ENGINES = {"bertsmith": ours, "transformers": theirs}
+SIDES = ("bertsmith", "transformers")
+ENGINES: dict[str, Callable[..., tuple[Step, Loss]]] = {
+    "bertsmith": ours,
+    "transformers": theirs,
+    "bertsmith compiled": partial(ours, compiled=True),
+}
 
 
 def _padded(batch: Batch) -> dict[str, Tensor]:

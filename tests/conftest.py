@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bertsmith.config import PrepareSettings, PretrainSettings, VocabularySettings
 from bertsmith.console import Log
@@ -52,6 +53,16 @@ def made_up_text(documents: int, seed: int = 0) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests compare bits, which a GPU's sums in any order don't have; those of test_gpu.py are for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.name != "test_gpu.py" and torch.cuda.is_available():
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
@@ -91,6 +102,7 @@ def tiny_run(store: TokenStore, output: Path, **changes: object) -> PretrainSett
         "learning_rate": 3e-3,
         "dropout": 0.1,
         "precision": "float32",
+        "device": "cpu",
         "threads": 1,
         "quiet": True,
     }

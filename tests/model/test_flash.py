@@ -83,12 +83,11 @@ def test_it_computes_what_rectangles_do(swapped: list[int], left_to_right: bool)
 
 def test_when_it_is_taken(swapped: list[int]) -> None:
     half = torch.zeros(5, 3 * 32, dtype=torch.bfloat16)
-    assert flash.supports(half, 4, 0.0)
-    assert flash.supports(half.half(), 4, 0.0)
-    assert not flash.supports(half.float(), 4, 0.0)
-    assert not flash.supports(half, 4, 0.1)
-    assert not flash.supports(half, 8, 0.0)  # heads 4 wide
-    assert not flash.supports(torch.zeros(5, 3 * 512, dtype=torch.bfloat16), 1, 0.0)
+    assert flash.supports(half, 4)
+    assert flash.supports(half.half(), 4)
+    assert not flash.supports(half.float(), 4)
+    assert not flash.supports(half, 8)  # heads 4 wide
+    assert not flash.supports(torch.zeros(5, 3 * 512, dtype=torch.bfloat16), 1)
 
 
 def test_a_processor_goes_other_ways() -> None:
@@ -110,7 +109,7 @@ def test_a_model_learns_the_same_with_it(swapped: list[int]) -> None:
 
     with_it = losses(12)
     assert len(swapped) == 12 * 2
-    unswapped: Callable[[Tensor, int, float], bool] = lambda values, heads, dropout: False  # noqa: E731
+    unswapped: Callable[[Tensor, int], bool] = lambda values, heads: False  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flash, "supports", unswapped)
         without = losses(12)

@@ -111,8 +111,10 @@ def packed_attention(query_key_value: Tensor, plan: AttentionPlan, num_heads: in
     """
     if kernels.supports(query_key_value):
         return kernels.attend(query_key_value, plan.sequence_starts, num_heads, dropout, plan.left_to_right)
-    if flash.supports(query_key_value, num_heads, dropout):
-        return flash.attend(query_key_value, plan.starts_on_device, plan.longest, num_heads, plan.left_to_right)
+    if flash.supports(query_key_value, num_heads):
+        return flash.attend(
+            query_key_value, plan.starts_on_device, plan.longest, num_heads, dropout, plan.left_to_right
+        )
     return attend_in_rectangles(query_key_value, plan.rectangles, num_heads, dropout, plan.left_to_right)
 
 

@@ -14,15 +14,11 @@ _MULTIPLE = 8
 _CAPABILITY = (8, 0)
 
 
-def supports(query_key_value: Tensor, num_heads: int, dropout: float) -> bool:
-    """Tell whether flash attention takes the projections (T, 3H): half precision on a newer GPU, and no dropout.
-
-    torch's function for packed sequences drops no attention weights, so training with dropout on them goes another way.
-    """
+def supports(query_key_value: Tensor, num_heads: int) -> bool:
+    """Tell whether flash attention takes the projections (T, 3H): half precision on a newer GPU."""
     width = query_key_value.shape[1] // 3 // num_heads
     return (
-        dropout == 0
-        and query_key_value.dtype in (torch.float16, torch.bfloat16)
+        query_key_value.dtype in (torch.float16, torch.bfloat16)
         and width <= _WIDEST
         and width % _MULTIPLE == 0
         and is_there(query_key_value.device)
@@ -42,7 +38,12 @@ def is_there(device: torch.device) -> bool:
 
 
 def attend(
-    query_key_value: Tensor, sequence_starts: Tensor, longest: int, num_heads: int, left_to_right: bool = False
+    query_key_value: Tensor,
+    sequence_starts: Tensor,
+    longest: int,
+    num_heads: int,
+    dropout: float = 0.0,
+    left_to_right: bool = False,
 ) -> Tensor:
     """Scaled dot-product attention within each sequence.
 
@@ -51,16 +52,43 @@ def attend(
         sequence_starts: (N + 1,) int32 on the same device.
         longest: tokens of the longest sequence.
         num_heads: A; each head is H / A wide.
+        dropout: probability of dropping an attention weight; 0 outside training.
         left_to_right: a token sees itself and those before it only.
 
     Returns:
         (T, H), the heads side by side.
     """
-    from torch.nn.attention.varlen import varlen_attn
-
     tokens, hidden_size = query_key_value.shape[0], query_key_value.shape[1] // 3
     query, key, value = query_key_value.view(tokens, 3, num_heads, hidden_size // num_heads).unbind(1)
+    if dropout:
+        out = _with_dropout(query, key, value, sequence_starts, longest, dropout, left_to_right)
+    else:
+        out = _without_dropout(query, key, value, sequence_starts, longest, left_to_right)
+    return out.reshape(tokens, hidden_size)
+
+
+def _without_dropout(
+    query: Tensor, key: Tensor, value: Tensor, sequence_starts: Tensor, longest: int, left_to_right: bool
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
     window = (-1, 0) if left_to_right else (-1, -1)
     out = varlen_attn(query, key, value, sequence_starts, sequence_starts, longest, longest, window_size=window)
     assert isinstance(out, Tensor)
-    return out.reshape(tokens, hidden_size)
+    return out
+
+
+def _with_dropout(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sequence_starts: Tensor,
+    longest: int,
+    dropout: float,
+    left_to_right: bool,
+) -> Tensor:
+    """Call the kernel itself: torch's function for packed sequences leaves its dropout out."""
+    out: Tensor = torch.ops.aten._flash_attention_forward(
+        query, key, value, sequence_starts, sequence_starts, longest, longest, dropout, left_to_right, False
+    )[0]
+    return out

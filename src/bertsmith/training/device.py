@@ -72,7 +72,9 @@ def pick_precision(name: PrecisionChoice | Literal["float16"], device: torch.dev
     """Return the matrix products' type; ``auto`` times a product of this width in both for a moment.
 
     bfloat16 on a processor without its instructions is several times slower than float32, so it is never
-    taken for granted. float16 works on a CPU too, slowly: to try it.
+    taken for granted. A CUDA GPU is asked instead: a product of a small model takes it no longer in one type than
+    in the other, and the flash attention that it can use with bfloat16 is not in the product. float16 works on a
+    CPU too, slowly: to try it.
 
     Raises:
         InputError: the device has no float16 with a scaled loss.
@@ -81,6 +83,8 @@ def pick_precision(name: PrecisionChoice | Literal["float16"], device: torch.dev
         raise InputError(f"--precision float16 works on cuda, not on {device.type}; try bfloat16 or float32")
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     usual = _time_product(torch.float32, device, hidden_size)
     # Converting weights and activations back and forth costs too: bfloat16 must win clearly.
     short = _time_product(torch.bfloat16, device, hidden_size, hopeless=2 * usual)
