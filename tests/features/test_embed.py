@@ -26,6 +26,7 @@ from bertsmith.features import formats
 from bertsmith.features.embed import embed
 from bertsmith.features.encoder import Encoder
 from bertsmith.features.spool import Spool, work_directory
+from bertsmith.training.processes import Processes
 from tests.features.small import POSITIONS, save, some_texts
 
 QUIET = Log(quiet=True)
@@ -190,6 +191,19 @@ def test_two_processes_go_on_to_the_same_bytes(
     embed(settings(model, lines, output, tokens=True, threads=1, devices=2), QUIET)
     for name in ("", ".starts.npy", ".token_ids.npy"):
         assert Path(f"{output}{name}").read_bytes() == Path(f"{whole}{name}").read_bytes()
+
+
+def test_one_process_chooses_the_arithmetic(
+    tmp_path: Path, model: Path, lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What auto found is asked for by name: the encoder has nothing left to measure."""
+    shared: list[object] = []
+    monkeypatch.setattr(embed_module, "usable_precision", lambda *_: "bfloat16")
+    monkeypatch.setattr(Processes, "share", lambda self, value: shared.append(value) or value)
+    output = tmp_path / "out.parquet"
+    embed(settings(model, lines, output, precision="auto"), QUIET)
+    assert shared[0] == "bfloat16"
+    assert about(output)["precision"] == "bfloat16"
 
 
 def test_several_processes_cannot_share_standard_input(tmp_path: Path, model: Path) -> None:

@@ -12,7 +12,7 @@ from bertsmith import files
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 from bertsmith.feature_config import EmbedSettings
-from bertsmith.features.encoder import Encoder, Text, Vectors
+from bertsmith.features.encoder import Encoder, Text, Vectors, usable_precision
 from bertsmith.features.formats import Finished, companions, format_of, how_to_read, write_output
 from bertsmith.features.inputs import TextDigest, count_inputs, input_identity, read_inputs
 from bertsmith.features.spool import Progress, begin, begin_output, has_begun_output, open_spool, remove, work_directory
@@ -65,7 +65,8 @@ def _embed(settings: EmbedSettings, processes: Processes, log: Log) -> Path:
         tokens=settings.tokens,
         device=settings.device,
         threads=threads,
-        precision=settings.precision,
+        # Each process would time its own arithmetic; all must do the same.
+        precision=processes.share(usable_precision(settings.model, settings.precision, settings.device)),
     )
     recipe = encoder.recipe
     which: str = "every token" if settings.tokens else recipe.pooling

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -95,6 +95,16 @@ class _UnderWay:
     batches: list[tuple[list[int], Future[np.ndarray]]]
 
 
+def usable_precision(model: str | Path, precision: PrecisionChoice, device: str) -> Literal["float32", "bfloat16"]:
+    """Return the arithmetic that a model's products are made in on a device; ``auto`` measures for a moment.
+
+    Raises:
+        InputError: there is no such model or device.
+    """
+    width = read_info(model_directory(Path(model))).config.hidden_size
+    return "bfloat16" if pick_precision(precision, pick_device(device), width) == torch.bfloat16 else "float32"
+
+
 class Encoder:
     """Gives a text the same vector (within 1e-5) whatever else it is asked with.
 
@@ -153,7 +163,6 @@ class Encoder:
         directory = model_directory(Path(model))
         config = read_info(directory).config
         place = pick_device(device)
-        dtype = pick_precision(precision, place, config.hidden_size)
         recipe = make_recipe(
             directory,
             config,
@@ -162,7 +171,7 @@ class Encoder:
             normalize=normalize,
             max_length=max_length,
             tokens=tokens,
-            precision="bfloat16" if dtype == torch.bfloat16 else "float32",
+            precision=usable_precision(model, precision, device),
         )
         tokenizer = load_tokenizer(directory, config)
         bert = Bert.load(directory)
