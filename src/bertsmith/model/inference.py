@@ -16,8 +16,8 @@ from bertsmith.model.bert import Bert
 # The layout depends a little on the rows of a product; this many stand between one sentence and a full batch.
 _ROWS = 64
 
-# Two caches keep a compiled product, up to a megabyte, for every number of rows that they meet. Batches hardly ever have
-# the same, so that a thousand in each, as they would keep, is a gigabyte for nothing; single sentences do have the same.
+# Two caches keep a compiled product, up to a megabyte, for every number of rows that they meet: a thousand in each, if
+# nobody tells them. Batches hardly ever have the same number, so that is a gigabyte for nothing; single sentences do.
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _CACHED = 256
 
