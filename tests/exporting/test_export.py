@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import bertsmith
+from bertsmith.catalogue.translate import translated
 from bertsmith.console import Log, columns_of
 from bertsmith.errors import InputError
 from bertsmith.export_config import ExportSettings
@@ -224,6 +225,22 @@ def test_what_is_refused(changes: dict[str, object], message: str, tuned: Path, 
     with pytest.raises(InputError, match=message):
         export(settings(tuned, tmp_path / "out", **changes), QUIET)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({}, r"written\. --force takes it"),
+        ({"calibrate": "x.csv"}, r"written\. Without --calibrate it is more exact; --force takes it"),
+        ({"calibrate": "x.csv", "format": "openvino"}, r"written\. --force takes it"),
+    ],
+)
+def test_what_is_advised_where_integers_cost_too_much(changes: dict[str, object], advice: str, tmp_path: Path) -> None:
+    wanted = settings(tmp_path, tmp_path / "out", int8=True, **changes)
+    found = ExportResult(tmp_path, Difference(1.0, None, 0.9, None), Metric("f1", 0.8, 0.7), {})
+    with pytest.raises(InputError, match=advice) as caught:
+        stage._judge(wanted, found, "int8")
+    assert translated(caught.value.message, "ko").endswith("--force를 주세요")
 
 
 def test_outputs_that_are_refused(tuned: Path, tmp_path: Path) -> None:

@@ -192,9 +192,11 @@ def _judge(settings: ExportSettings, found: ExportResult, name: str) -> None:
         return
     metric = found.metric
     if metric is not None and metric.lost > settings.tolerance:
+        finer = settings.calibrate is not None and settings.format == "onnx"
+        hint = "Without --calibrate it is more exact; --force takes it" if finer else "--force takes it"
         raise InputError(
             f"with 8-bit integers {spoken(metric.name)} falls by {metric.lost:.2f} points, more than --tolerance "
-            f"{settings.tolerance:g}: it was not written. Try --calibrate, or --force to take it"
+            f"{settings.tolerance:g}: it was not written. {hint}"
         )
     before, after = found.speeds[name.replace("int8", "float32")].tokens, found.speeds[name].tokens
     if after <= before:
