@@ -198,6 +198,9 @@ def test_the_log_speaks_korean(capsys: pytest.CaptureFixture[str], monkeypatch: 
         (["--lang", "ko", "fill", "a", "b", "--top-k", "0"], ["오류: '--top-k' 의 값 0 은(는) 범위"]),
         (["--lang", "ko", "fill"], ["오류: 인자 'MODEL' 이(가) 없습니다.", "옵션 설명: bertsmith fill --help"]),
         (["--lang", "ko", "fill", "nowhere", "x"], ["오류: nowhere: 디렉터리가 없습니다."]),
+        (["serve", "--help", "--lang", "ko"], ["사용법: bertsmith serve", "모델을 HTTP로"]),
+        (["fill", "nowhere", "x", "--lang=ko"], ["오류: nowhere: 디렉터리가 없습니다."]),
+        (["fill", "nowhere", "--lang", "ko", "--", "--lang"], ["오류: nowhere: 디렉터리가 없습니다."]),
     ],
 )
 def test_the_command_line_speaks_korean(arguments: list[str], words: list[str]) -> None:

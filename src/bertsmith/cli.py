@@ -157,6 +157,10 @@ _COMPARISONS = {
 class LazyGroup(click.Group):
     """A group whose commands are built when they are needed."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take --lang wherever it stands, before a command is built in some language."""
+        return super().parse_args(ctx, _language_first(args))
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order of the work."""
         return list(_SUMMARIES)
@@ -179,6 +183,15 @@ class LazyGroup(click.Group):
         """Write the summaries without building the commands."""
         with formatter.section(phrase("Commands")):
             formatter.write_dl([(name, translated(summary)) for name, summary in _SUMMARIES.items()])
+
+
+def _language_first(args: list[str]) -> list[str]:
+    ends = args.index("--") if "--" in args else len(args)
+    for n, each in enumerate(args[:ends]):
+        if each.partition("=")[0] == "--lang":
+            after = n + (1 if "=" in each else 2)
+            return args[n:after] + args[:n] + args[after:]
+    return args
 
 
 def _speak(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:

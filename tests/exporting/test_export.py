@@ -8,18 +8,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import bertsmith
-from bertsmith.console import Log
+from bertsmith.catalogue.translate import translated
+from bertsmith.console import Log, columns_of
 from bertsmith.errors import InputError
 from bertsmith.export_config import ExportSettings
 from bertsmith.exporting import checking
 from bertsmith.exporting import export as stage
-from bertsmith.exporting.checking import Speed
-from bertsmith.exporting.export import export
+from bertsmith.exporting.checking import Difference, Material, Metric, Speed
+from bertsmith.exporting.export import ExportResult, export
 from bertsmith.features.encoder import Encoder
 from bertsmith.serving.evaluating import evaluate
 from bertsmith.serving.graphs import GraphModel
@@ -225,6 +227,22 @@ def test_what_is_refused(changes: dict[str, object], message: str, tuned: Path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({}, r"written\. --force takes it"),
+        ({"calibrate": "x.csv"}, r"written\. Without --calibrate it is more exact; --force takes it"),
+        ({"calibrate": "x.csv", "format": "openvino"}, r"written\. --force takes it"),
+    ],
+)
+def test_what_is_advised_where_integers_cost_too_much(changes: dict[str, object], advice: str, tmp_path: Path) -> None:
+    wanted = settings(tmp_path, tmp_path / "out", int8=True, **changes)
+    found = ExportResult(tmp_path, Difference(1.0, None, 0.9, None), Metric("f1", 0.8, 0.7), {})
+    with pytest.raises(InputError, match=advice) as caught:
+        stage._judge(wanted, found, "int8")
+    assert translated(caught.value.message, "ko").endswith("--force를 주세요")
+
+
 def test_outputs_that_are_refused(tuned: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.doc").write_text("precious")
     for output, message in (
@@ -239,6 +257,23 @@ def test_outputs_that_are_refused(tuned: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is an export already"):
         export(settings(tuned / "onnx", tmp_path / "out"), QUIET)
     assert (tmp_path / "thesis.doc").read_text() == "precious"
+
+
+def test_the_comparison_in_korean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTSMITH_LANG", "ko")
+    speeds = {"torch": Speed(1000.0, 2.5), "onnx float32": Speed(2000.0, 1.5)}
+    found = ExportResult(Path("out"), Difference(0.003, 0.002, 0.99, None), Metric("macro_f1", 0.8, 0.79), speeds)
+    material = Material(None, SimpleNamespace(lengths=[3, 4, 5]), "texts of Bertsmith's own", True)  # type: ignore[arg-type]
+    lines = stage._table(found, material, "onnx float32").split("\n")
+    assert lines[:3] == [
+        "시퀀스 3개로 비교: 내장 텍스트",
+        "  가장 큰 차이        출력 3.00e-03, 확률 2.00e-03",
+        "  같은 답             99.00%",
+    ]
+    assert lines[3].split() == ["토큰/초", "한", "행,", "ms", "매크로", "F1"]
+    assert lines[5].split() == ["onnx", "float32", "2", "k", "1.50", "0.7900"]
+    # Headings end where their figures do, in columns of a terminal.
+    assert columns_of(lines[3]) == columns_of(lines[4]) == columns_of(lines[5])
 
 
 def test_packages_that_are_missing(tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

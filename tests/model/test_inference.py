@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -73,3 +77,40 @@ def test_without_the_operators_nothing_changes(bert: Bert, monkeypatch: pytest.M
     before = {name: type(module) for name, module in bert.named_modules()}
     assert not fix_weights(bert, torch.float32)
     assert {name: type(module) for name, module in bert.named_modules()} == before
+
+
+_GROWTH = """
+import ctypes
+import torch
+from bertsmith.batch import pack
+from bertsmith.config import ModelConfig
+from bertsmith.model.bert import Bert
+from bertsmith.model.inference import fix_weights
+
+names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+class Use(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in names]
+
+use = ctypes.CDLL(None).mallinfo2
+use.restype = Use
+torch.set_num_threads(1)
+bert = Bert(ModelConfig(vocab_size=99, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
+                        intermediate_size=128, max_position_embeddings=700)).eval()
+assert fix_weights(bert, torch.float32)
+with torch.inference_mode():
+    for rows in range(20, 600):
+        bert(pack([[7] * rows]))
+        if rows == 200:
+            before = use().uordblks
+print((use().uordblks - before) / 1e6)
+"""
+
+
+def test_memory_does_not_grow_with_lengths_of_batches() -> None:
+    if not hasattr(ctypes.CDLL(None), "mallinfo2") or not inference._can_lay_out(torch.float32):
+        pytest.skip("this machine cannot tell, or has no products to remember")
+    environment = {name: value for name, value in os.environ.items() if name not in inference._CACHES}
+    found = subprocess.run(
+        [sys.executable, "-c", _GROWTH], capture_output=True, text=True, check=True, env=environment, timeout=120
+    )
+    assert float(found.stdout) < 15

@@ -215,7 +215,8 @@ def test_refusals(client: TestClient, path: str, body: object, status: int, mess
 
 def test_refused_vectors(client: TestClient) -> None:
     for body, message in (
-        ({"model": "encoder", "input": [[1, 2]]}, "input"),
+        ({"model": "encoder", "input": [[1, 2]]}, "input: expected a text or a list of texts"),
+        ({"model": "encoder", "input": [1, 2]}, "input: expected a text or a list of texts"),
         ({"model": "encoder", "input": []}, "no texts"),
         ({"model": "encoder", "input": "a", "dimensions": 7}, "this model has 20 and no others"),
         ({"model": "encoder", "input": "a", "encoding_format": "int8"}, "encoding_format"),
@@ -234,6 +235,7 @@ def test_bodies_that_are_not_what_they_should_be(client: TestClient) -> None:
         (b'{"input": "a"}', {"Content-Type": "text/plain"}, "with Content-Type: application/json"),
         (b'{"input": ' + b"[" * 3000 + b"]" * 3000 + b"}", headers, ""),
         (b"\xff\xfe", headers, ""),
+        (b'{"input": "\xff"}', headers, "expected JSON in UTF-8"),
     ]
     for content, given, message in cases:
         response = client.post(path, content=content, headers=given)
@@ -249,6 +251,28 @@ def test_refusals_in_korean(client: TestClient) -> None:
         assert response.json()["error"]["message"].startswith(words)
     error = client.post("/v1/models/x/predict", json={}, headers={"Accept-Language": "ko"}).json()["error"]
     assert error["message"].startswith("모델 'x' 이(가) 없습니다.")
+
+
+def test_forms_that_are_refused_in_korean(client: TestClient) -> None:
+    for path, body, words in (
+        ("models/heads/fill", {"text": "[MASK]", "top_k": 0}, "top_k: 1 이상이어야 합니다"),
+        ("models/heads/fill", {"text": "[MASK]", "top_k": 101}, "top_k: 100 이하여야 합니다"),
+        ("models/heads/fill", {"text": "[MASK]", "top_k": "a"}, "top_k: 정수여야 합니다"),
+        ("models/heads/fill", {"text": "[MASK]", "top_k": 1.5}, "top_k: 소수점이 없는 정수여야 합니다"),
+        ("models/heads/fill", {"text": 3}, "text: 문자열이어야 합니다"),
+        ("models/classify/predict", {"inputs": "a"}, "inputs: 목록이어야 합니다"),
+        ("models/classify/predict", {"input": "a", "options": 3}, "options: 객체여야 합니다"),
+        (
+            "models/classify/predict",
+            {"input": "a", "options": {"b": 3}},
+            "알 수 없는 옵션 'b'. classify 에는 옵션이 없",
+        ),
+        ("models/qa/predict", {"input": "a", "options": {"b": 3}}, "알 수 없는 옵션 'b'. qa 의 옵션: n_best"),
+        ("embeddings", {"model": "encoder", "input": 3}, "input: 텍스트 하나나 텍스트 목록이어야 합니다"),
+        ("embeddings", {"model": "encoder", "input": "a", "encoding_format": "x"}, "encoding_format: 'float' 또는"),
+    ):
+        response = client.post(f"/v1/{path}", json=body, headers={"Accept-Language": "ko"})
+        assert response.json()["error"]["message"].startswith(words), response.text
 
 
 def test_documentation_needs_no_other_host(client: TestClient) -> None:

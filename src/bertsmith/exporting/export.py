@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from bertsmith import files
-from bertsmith.console import Log, human
+from bertsmith.catalogue.translate import translated
+from bertsmith.console import Log, human, justified
 from bertsmith.errors import InputError
 from bertsmith.export_config import ExportSettings
 from bertsmith.exporting.checking import (
@@ -191,9 +192,11 @@ def _judge(settings: ExportSettings, found: ExportResult, name: str) -> None:
         return
     metric = found.metric
     if metric is not None and metric.lost > settings.tolerance:
+        finer = settings.calibrate is not None and settings.format == "onnx"
+        hint = "Without --calibrate it is more exact; --force takes it" if finer else "--force takes it"
         raise InputError(
             f"with 8-bit integers {spoken(metric.name)} falls by {metric.lost:.2f} points, more than --tolerance "
-            f"{settings.tolerance:g}: it was not written. Try --calibrate, or --force to take it"
+            f"{settings.tolerance:g}: it was not written. {hint}"
         )
     before, after = found.speeds[name.replace("int8", "float32")].tokens, found.speeds[name].tokens
     if after <= before:
@@ -206,15 +209,20 @@ def _judge(settings: ExportSettings, found: ExportResult, name: str) -> None:
 def _table(found: ExportResult, material: Material, name: str) -> str:
     """Return the comparison as text."""
     difference, metric = found.difference, found.metric
-    lines = [f"compared on {len(material.examples.lengths):,} sequences: {material.where}"]
-    lines.append(f"  largest difference  {difference.largest:.2e} of an output")
+    largest = [f"{difference.largest:.2e} of an output"]
     if difference.largest_share is not None:
-        lines[-1] += f", {difference.largest_share:.2e} of a probability"
+        largest.append(f"{difference.largest_share:.2e} of a probability")
+    rows = [("largest difference", ", ".join(largest))]
     if difference.same is not None:
-        lines.append(f"  same answers        {difference.same:.2%}")
+        rows.append(("same answers", f"{difference.same:.2%}"))
     if difference.cosine is not None:
-        lines.append(f"  mean cosine         {difference.cosine:.6f}")
-    lines.append(f"  {'':<18}{'tokens/s':>10}{'one row, ms':>13}" + (f"{spoken(metric.name):>14}" if metric else ""))
+        rows.append(("mean cosine", f"{difference.cosine:.6f}"))
+    lines = [translated(f"compared on {len(material.examples.lengths):,} sequences: {material.where}")]
+    lines += [f"  {justified(translated(what), 20)}{translated(figure)}" for what, figure in rows]
+    heads = [justified(translated("tokens/s"), 10, right=True), justified(translated("one row, ms"), 13, right=True)]
+    if metric:
+        heads.append(justified(translated(spoken(metric.name)), 14, right=True))
+    lines.append(" " * 20 + "".join(heads))
     for model, speed in found.speeds.items():
         line = f"  {model:<18}{human(speed.tokens):>10}{speed.alone:>13.2f}"
         if metric and model in ("torch", name):

@@ -16,6 +16,7 @@ import torch
 
 from bertsmith.errors import InputError
 from bertsmith.exporting.padded import PaddedModel
+from bertsmith.serving import runtimes
 from bertsmith.serving.graphs import INPUTS
 
 Feed = dict[str, np.ndarray]
@@ -87,6 +88,8 @@ def quantize_in_blocks(path: Path, target: Path) -> None:
     calibration; onnxruntime's own operator, which other runtimes do not have.
     """
     import onnx
+
+    runtimes.onnxruntime()
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     with _quietly():
@@ -104,6 +107,8 @@ def quantize_with_scales(path: Path, target: Path, feeds: Sequence[Feed]) -> Non
     too coarse. The operators are ONNX's own, so any runtime can compute them.
     """
     import onnx
+
+    runtimes.onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]

@@ -6,6 +6,8 @@ anew. Only on a CPU, and only where torch has been built with oneDNN; elsewhere 
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,11 @@ from bertsmith.model.bert import Bert
 
 # The layout depends a little on the rows of a product; this many stand between one sentence and a full batch.
 _ROWS = 64
+
+# Two caches keep a compiled product, up to a megabyte, for every number of rows that they meet: a thousand in each, if
+# nobody tells them. Batches hardly ever have the same number, so that is a gigabyte for nothing; single sentences do.
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_CACHED = 256
 
 
 class FixedLinear(nn.Module):
@@ -42,6 +49,9 @@ def fix_weights(bert: Bert, dtype: torch.dtype) -> bool:
     Returns:
         Whether it was done.
     """
+    for cache in _CACHES:
+        # Read when the first product is made.
+        os.environ.setdefault(cache, str(_CACHED))
     if bert.embeddings.token.weight.device.type != "cpu" or not _can_lay_out(dtype):
         return False
     for layer in bert.layers:

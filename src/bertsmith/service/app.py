@@ -94,7 +94,11 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        message = {404: "nothing here; /docs lists what there is", 405: "not by this method; /docs lists them"}
+        message = {
+            400: "the body cannot be read; expected JSON in UTF-8",
+            404: "nothing here; /docs lists what there is",
+            405: "not by this method; /docs lists them",
+        }
         said = message.get(error.status_code, str(error.detail))
         return answer(ProblemError(error.status_code, said, headers=error.headers), request.scope)
 
@@ -112,7 +116,7 @@ def _wrong_form(error: RequestValidationError) -> ProblemError:
         return ProblemError(422, f"{param} is missing", param)
     if first["type"] == "extra_forbidden":
         return ProblemError(422, f"unknown field {param}; /docs lists the fields", param)
-    return ProblemError(422, f"{param}: {first['msg']}", param)
+    return ProblemError(422, f"{param}: {first['msg'].removeprefix('Value error, ')}", param)
 
 
 def _add_watch(app: FastAPI, service: Service) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from bertsmith.errors import InputError, nearest
 
@@ -36,6 +36,16 @@ class EmbeddingsForm(BaseModel):
     input: str | list[str] = Field(description="A text, or many.", examples=[["A cat sat.", "고양이가 앉았다."]])
     encoding_format: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
     dimensions: int | None = Field(None, description="If given, the model's own number.")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _texts(cls, given: Any) -> Any:
+        # One sentence instead of one for each of the types that it may have.
+        if not isinstance(given, str) and not (
+            isinstance(given, list) and all(isinstance(each, str) for each in given)
+        ):
+            raise ValueError("expected a text or a list of texts")
+        return given
 
 
 class FillForm(Form):

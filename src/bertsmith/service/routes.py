@@ -225,8 +225,8 @@ def _options(options: dict[str, Any], task: str) -> dict[str, Any]:
     known = ("n_best",) if task == "qa" else ()
     for name, value in options.items():
         if name not in known:
-            listed = ", ".join(known) or "none"
-            raise ProblemError(422, f"unknown option {name!r}; options of {task}: {listed}", f"options.{name}")
+            listed = f"options of {task}: {', '.join(known)}" if known else f"{task} takes none"
+            raise ProblemError(422, f"unknown option {name!r}; {listed}", f"options.{name}")
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100:
             raise ProblemError(422, f"{name}: expected a number from 1 to 100", f"options.{name}")
     return options

@@ -16,6 +16,7 @@ from bertsmith import files
 from bertsmith.batch import Batch
 from bertsmith.errors import InputError
 from bertsmith.model.attention import plan_attention
+from bertsmith.serving import runtimes
 
 Runtime: TypeAlias = Literal["onnx", "openvino"]
 Run: TypeAlias = Callable[[Mapping[str, np.ndarray]], np.ndarray]
@@ -127,8 +128,7 @@ def open_graph(path: Path, runtime: Runtime, threads: int) -> GraphModel:
 
 
 def _onnxruntime(path: Path, threads: int) -> Run:
-    import onnxruntime
-
+    onnxruntime = runtimes.onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -144,8 +144,7 @@ def _onnxruntime(path: Path, threads: int) -> Run:
 
 
 def _openvino(path: Path, threads: int) -> Run:
-    import openvino
-
+    openvino = runtimes.openvino()
     # Without the hint it takes bfloat16 where the processor has it, and answers change.
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -155,6 +154,8 @@ def _openvino(path: Path, threads: int) -> Run:
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
     taken = [given.get_any_name() for given in compiled.inputs]
+    # The first array that its binding meets must come from one thread: two threads wait for each other forever.
+    _ = openvino.Tensor(np.zeros((1, 1), dtype=np.int64)).data
 
     def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         # A request holds its tensors: each call has its own, so that threads do not meet.
