@@ -9,6 +9,7 @@ import shlex
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertsmith.console import Log
@@ -67,7 +68,7 @@ def serve(settings: ServeSettings, log: Log | None = None) -> None:
         app = make_app(Service(models, settings), keys, None if settings.quiet else print_line)
         address = _address(settings.host, listening.getsockname()[1])
         server = uvicorn.Server(server_settings(app, settings))
-        _say_what_to_do(log, address, next(iter(models.values())), bool(keys))
+        _say_what_to_do(log, address, next(iter(models.values())), _header(settings.api_key_file) if keys else "")
         with _quiet_signals():
             server.run(sockets=[listening])
     log.say("no longer serving")
@@ -116,7 +117,13 @@ def _address(host: str, port: int) -> str:
     return f"http://{shown}:{port}"
 
 
-def _say_what_to_do(log: Log, address: str, model: ServedModel, keyed: bool) -> None:
+def _header(key_file: Path | None) -> str:
+    """Return what curl is told about the key: it is in the environment or a file, and is not shown."""
+    key = "$BERTSMITH_API_KEY" if key_file is None else f"$(head -n 1 {shlex.quote(str(key_file))})"
+    return f' -H "Authorization: Bearer {key}"'
+
+
+def _say_what_to_do(log: Log, address: str, model: ServedModel, header: str) -> None:
     log.say(f"serving: {address}/   (documentation: {address}/docs; Ctrl-C ends it)")
     if model.predictor:
         path = f"/v1/models/{model.name}/predict"
@@ -125,9 +132,8 @@ def _say_what_to_do(log: Log, address: str, model: ServedModel, keyed: bool) -> 
         body = {"input": _EXAMPLES.get(task, pair)}
     else:
         path, body = "/v1/embeddings", {"model": model.name, "input": ["A text.", "텍스트."]}
-    key = ' -H "Authorization: Bearer $BERTSMITH_API_KEY"' if keyed else ""
     data = shlex.quote(json.dumps(body, ensure_ascii=False))
-    asked = shlex.quote(address + path) + key
+    asked = shlex.quote(address + path) + header
     log.say(f"next: curl {asked} -H 'Content-Type: application/json' -d {data}")
 
 

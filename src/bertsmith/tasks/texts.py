@@ -257,10 +257,10 @@ def text_rows(inputs: Sequence[tuple[int, object]], facts: Facts) -> TextRows:
         for part in parts:
             _check_type(part, number)
         if len(parts) > 1 and not (pairs and len(parts) == 2):
-            seen = "a pair, but the model was tuned on single texts" if len(parts) == 2 else f"a tuple of {len(parts)}"
-            raise InputError(f"text {number} is {seen} (a tuple is one pair of texts, a list is many texts)")
+            seen = "a pair, but the model was tuned on single texts" if len(parts) == 2 else f"{len(parts)} texts"
+            raise InputError(f"text {number} is {seen} (in Python a tuple is one pair of texts, a list is many texts)")
         if len(parts) == 1 and only_pairs:
-            raise InputError(f"text {number} is one text, but the model was tuned on pairs; expected a tuple of two")
+            raise InputError(f"text {number} is one text, but the model was tuned on pairs; expected two texts")
         parts = tuple(checked(part, number) for part in parts or ("",))
         texts.append(parts[0] if len(parts) == 1 else (parts[0], parts[1]))
     return TextRows(texts, [], [number for number, _ in inputs], Path("-"))
