@@ -110,9 +110,10 @@ BERTSMITH_INLINE Vec load(const T* place, Whole) { return load(place); }
 template <typename T>
 inline void store(T* place, Vec value, Whole) { store(place, value); }
 
-inline Vec first_lanes(Vec value, Whole) { return value; }
-inline Vec first_lanes(Vec value, int count) {
-  for (int lane = count; lane < kWidth; ++lane) value[lane] = 0;
+// `value` in the lanes that are there, `other` in those that are not.
+inline Vec first_lanes(Vec value, Whole, Vec = Vec{}) { return value; }
+inline Vec first_lanes(Vec value, int count, Vec other = Vec{}) {
+  for (int lane = count; lane < kWidth; ++lane) value[lane] = other[lane];
   return value;
 }
 
