@@ -184,6 +184,16 @@ def test_the_vocabulary_loss_in_pieces(
         assert float((one.double() - other).norm() / other.norm()) < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
+@pytest.mark.parametrize("label", [-1, 38])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_labels_that_are_no_entries(torch_alone: pytest.MonkeyPatch, label: int, compiled: bool) -> None:
+    if compiled:
+        torch_alone.undo()
+    labels = torch.full((150,), label)
+    with pytest.raises((IndexError, RuntimeError)):
+        vocabulary_loss.vocabulary_loss(torch.randn(150, 12), torch.randn(38, 12), torch.zeros(38), labels)
+
+
 def test_under_a_compiler_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     monkeypatch.setattr(kernels, "normalize", None)

@@ -32,7 +32,8 @@ def vocabulary_loss(hidden: Tensor, embeddings: Tensor, bias: Tensor, labels: Te
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    if bias.dtype == torch.float32 and kernels.multiplies(hidden, embeddings, dtype):
+    exact = bias.dtype == torch.float32 and not torch.compiler.is_compiling()
+    if exact and kernels.multiplies(hidden, embeddings, dtype):
         pieces = _pieces(len(labels), len(bias), 2 * _PIECE if dtype == torch.bfloat16 else _PIECE)
         return kernels.vocabulary_loss(hidden.to(dtype), embeddings, bias, labels, pieces)
     loss, right = _VocabularyLoss.apply(hidden, embeddings, bias, labels, dtype)  # type: ignore[no-untyped-call]

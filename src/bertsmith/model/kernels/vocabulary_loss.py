@@ -23,7 +23,12 @@ def vocabulary_loss(
         bias: (V,) float32.
         labels: (M,) int64.
         pieces: of which the logits exist at a time.
+
+    Raises:
+        IndexError: a label is no entry.
     """
+    if not 0 <= int(labels.min()) <= int(labels.max()) < len(bias):
+        raise IndexError(f"labels from {int(labels.min())} to {int(labels.max())} of {len(bias)} entries")
     loss, right = _Loss.apply(rows, embeddings, bias, labels, pieces)  # type: ignore[no-untyped-call]
     return loss, right
 
