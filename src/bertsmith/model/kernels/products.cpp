@@ -63,6 +63,11 @@ struct Memory {
 
 inline int64_t divided_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit; }
 
+// How many of `count` make a part, at most `most`: parts are nearly equal, and there are as many for each thread.
+inline int64_t in_a_part(int64_t count, int64_t most, int64_t threads) {
+  return divided_up(count, divided_up(divided_up(count, most), threads) * threads);
+}
+
 inline __mmask16 lanes_there(int64_t count) {
   return count >= 16 ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
 }
@@ -200,8 +205,8 @@ bool multiply(int64_t tokens, int64_t k, int64_t n, bool transposed, const T* x,
   const int64_t block = divided_up(units, divided_up(units, kLongest));
   const Memory strips(strip_count * kTileColumns * units), sums_so_far(block < units ? tokens * n : 0);
   if (!strips.units || !sums_so_far.units) return false;
-  const int64_t fitting = kLeftBytes / (block * 4 * kTileRows), tiles = divided_up(tokens, kTileRows);
-  const int64_t at_once = std::max<int64_t>(1, std::min(fitting, divided_up(tiles, 2 * threads))) * kTileRows;
+  const int64_t fitting = kLeftBytes / (block * 4 * kTileRows);
+  const int64_t at_once = in_a_part(divided_up(tokens, kTileRows), fitting, threads) * kTileRows;
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
@@ -269,7 +274,7 @@ bool multiply_over_tokens(int64_t tokens, int64_t m, int64_t n, const T* g, cons
   // Units from one narrow strip to the next: not a multiple of what the cache's ways are apart.
   constexpr int64_t kNarrow = kUnits * kTileRows + 16, kStrip = kUnits * kTileColumns;
   const int64_t strip_count = divided_up(n, kTileColumns), narrow_count = divided_up(m, kTileRows);
-  const int64_t at_once = std::min(kLeftBytes / (kNarrow * 4), divided_up(narrow_count, threads));
+  const int64_t at_once = in_a_part(narrow_count, kLeftBytes / (kNarrow * 4), threads);
   const int64_t parts = divided_up(narrow_count, at_once);
   const Memory strips(strip_count * kStrip);
   bool complete = strips.units != nullptr;
