@@ -17,7 +17,7 @@ from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError
 from bertsmith.model.attention import AttentionPlan, packed_attention, plan_attention
-from bertsmith.model.blocks import Hidden, activated, normalized, residual_norm
+from bertsmith.model.blocks import Hidden, activated, linear, normalized, residual_norm
 from bertsmith.model.sequences import over_each_sequence, where_directions_end
 
 
@@ -148,7 +148,7 @@ class Layer(nn.Module):
     def forward(self, hidden: Hidden, plan: AttentionPlan, wanted: Tensor | None = None) -> Hidden:
         """Take (T, H) and return it, or (K, H) for the ``wanted`` (K,) tokens; all of them are attended to."""
         dropout = self.attention_dropout if self.training else 0.0
-        context = packed_attention(self.query_key_value(hidden.factor), plan, self.num_heads, dropout)
+        context = packed_attention(linear(hidden.factor, self.query_key_value), plan, self.num_heads, dropout)
         residual = hidden.exact
         if wanted is not None:
             context, residual = context.index_select(0, wanted), residual.index_select(0, wanted)

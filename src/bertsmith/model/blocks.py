@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from bertsmith.model import kernels
 from bertsmith.model.dropout import dropout as drop
 
+# With fewer rows torch's products are as fast as the kernels', which lay out the weights for each product.
+_LEAST_ROWS = 512
+
 
 class Hidden(NamedTuple):
     """The tokens' vectors between layers, (T, H), twice.
@@ -67,11 +70,26 @@ def activate(values: Tensor, name: str) -> Tensor:
     return F.gelu(values, approximate="tanh" if name == "gelu_new" else "none")
 
 
-def _product(factor: Tensor, linear: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Return linear(factor) in two parts where it can be: the kernels add a bias where they pass over memory anyway."""
-    if type(linear) is nn.Linear:
-        return F.linear(factor, linear.weight), None if linear.bias is None else linear.bias.float()
-    return linear(factor), None
+def linear(factor: Tensor, module: nn.Module) -> Tensor:
+    """Return module(factor), for a linear layer."""
+    if type(module) is nn.Linear:
+        return _multiplied(factor, module.weight, module.bias)
+    out: Tensor = module(factor)
+    return out
+
+
+def _product(factor: Tensor, module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Return linear(factor, module) in two parts: the kernels add a bias where they pass over memory anyway."""
+    if type(module) is nn.Linear:
+        return _multiplied(factor, module.weight, None), None if module.bias is None else module.bias.float()
+    return module(factor), None
+
+
+def _multiplied(factor: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    dtype = _factor_type(factor)
+    if len(factor) >= _LEAST_ROWS and _compiled(factor, weight) and kernels.multiplies(factor, weight, dtype):
+        return kernels.linear(factor.to(dtype), weight, bias)
+    return F.linear(factor, weight, bias)
 
 
 def _factor_type(values: Tensor) -> torch.dtype:

@@ -97,7 +97,9 @@ class MaskedLanguageHead(nn.Module):
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """Return (M, H), what is multiplied by the token embeddings."""
-        return normalized(activated(hidden, self.transform, self.activation), self.norm).factor
+        return normalized(
+            activated(hidden, self.transform, self.activation).to(self.norm.weight.dtype), self.norm
+        ).exact
 
 
 def pooled(bert: Bert, batch: Batch) -> Tensor:

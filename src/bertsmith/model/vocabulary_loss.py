@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertsmith.model import kernels
+
 # Logits are made, used and thrown away in pieces of about so many numbers (32 MiB as float32).
 _PIECE = 2**23
 
@@ -28,15 +30,21 @@ def vocabulary_loss(hidden: Tensor, embeddings: Tensor, bias: Tensor, labels: Te
     Returns:
         The loss, () float32 (nats), with a gradient for the first three arguments; the count, () int64.
     """
-    loss, right = _VocabularyLoss.apply(hidden, embeddings, bias, labels)  # type: ignore[no-untyped-call]
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    exact = bias.dtype == torch.float32 and not torch.compiler.is_compiling()
+    if exact and kernels.multiplies(hidden, embeddings, dtype):
+        pieces = _pieces(len(labels), len(bias), 2 * _PIECE if dtype == torch.bfloat16 else _PIECE)
+        return kernels.vocabulary_loss(hidden.to(dtype), embeddings, bias, labels, pieces)
+    loss, right = _VocabularyLoss.apply(hidden, embeddings, bias, labels, dtype)  # type: ignore[no-untyped-call]
     return loss, right
 
 
 class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, embeddings: Tensor, bias: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    def forward(
+        ctx: Any, hidden: Tensor, embeddings: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         wanted = any(ctx.needs_input_grad)
         rows, weights = hidden.to(dtype), embeddings.to(dtype)
         loss = hidden.new_zeros((), dtype=torch.float32)
@@ -45,8 +53,8 @@ class _VocabularyLoss(torch.autograd.Function):
             hidden_gradient = torch.empty_like(rows)
             weight_gradient = torch.zeros_like(embeddings)
             bias_gradient = torch.zeros_like(bias)
-        with torch.autocast(kind, enabled=False):
-            for piece in _pieces(len(labels), len(bias)):
+        with torch.autocast(hidden.device.type, enabled=False):
+            for piece in _pieces(len(labels), len(bias), _PIECE):
                 logits = F.linear(rows[piece], weights, bias.to(dtype)).float()
                 best = logits.amax(1)
                 asked = logits.gather(1, labels[piece, None])[:, 0]
@@ -77,11 +85,11 @@ class _VocabularyLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the vocabulary loss was taken back twice; it keeps its gradients for one time only")
-        return (*(gradient.mul_(loss_gradient) for gradient in gradients), None)
+        return (*(gradient.mul_(loss_gradient) for gradient in gradients), None, None)
 
 
-def _pieces(rows: int, width: int) -> list[slice]:
-    """Cut ``rows`` rows of ``width`` numbers into nearly equal pieces of at most ``_PIECE`` numbers."""
-    count = -(-rows * width // _PIECE)
+def _pieces(rows: int, width: int, most: int) -> list[slice]:
+    """Cut ``rows`` rows of ``width`` numbers into nearly equal pieces of at most ``most`` numbers."""
+    count = -(-rows * width // most)
     bounds = [number * rows // max(1, count) for number in range(count + 1)]
     return [slice(first, last) for first, last in itertools.pairwise(bounds)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertsmith.model.kernels.build import library
+from bertsmith.model.kernels.calling import call
 
 
 def attend(
@@ -16,14 +16,15 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention within each sequence, by the compiled kernel.
 
-    The numbers are computed in float32 whatever the inputs' type. What a sequence gets depends neither on the other
-    sequences nor on the number of threads.
+    Sums and the softmax are float32 whatever the inputs' type. On processors that multiply bfloat16, weights and the
+    gradients of scores are rounded to it before they are multiplied again, if the inputs are bfloat16. What a sequence
+    gets depends neither on the other sequences nor on the number of threads.
 
     Args:
         query_key_value: (T, 3H), the projections side by side; see :func:`supports`.
         sequence_starts: (N + 1,) int64 on the CPU.
         num_heads: A; each head is H / A wide.
-        dropout: probability of dropping an attention weight, as a multiple of 2^-32; drawn from torch's generator.
+        dropout: probability of dropping an attention weight, as a multiple of 2^-16; drawn from torch's generator.
         left_to_right: a token sees itself and those before it only.
 
     Returns:
@@ -54,10 +55,9 @@ class _Attention(torch.autograd.Function):
         tokens, hidden_size = projected.shape[0], projected.shape[1] // 3
         out = projected.new_empty(tokens, hidden_size)
         log_sums = torch.empty(heads, tokens, dtype=torch.float32)
-        sizes = (_pointer(starts), ctypes.c_int64(len(starts) - 1), heads, hidden_size)
+        sizes = (ctypes.c_int64(len(starts) - 1), heads, hidden_size)
         kind = (int(left_to_right), int(projected.dtype == torch.bfloat16), *_dropout(dropout, seed))
-        failed = _call("attention_forward", _pointer(projected), *sizes, *kind, _pointer(out), _pointer(log_sums))
-        if failed:
+        if call("attention_forward", projected, starts, *sizes, *kind, out, log_sums):
             raise MemoryError("attention: no memory for the scores")
         ctx.save_for_backward(projected, out, log_sums, starts)
         ctx.sizes, ctx.kind = sizes, kind
@@ -66,31 +66,16 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, out_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        projected, out, log_sums, _ = ctx.saved_tensors
+        projected, out, log_sums, starts = ctx.saved_tensors
         received = out_gradient.to(out.dtype).contiguous()
         gradient = torch.empty_like(projected)
-        failed = _call(
-            "attention_backward",
-            *map(_pointer, (projected, out, log_sums, received)),
-            *ctx.sizes,
-            *ctx.kind,
-            _pointer(gradient),
-        )
-        if failed:
+        given = (projected, out, log_sums, received, starts)
+        if call("attention_backward", *given, *ctx.sizes, *ctx.kind, gradient):
             raise MemoryError("attention: no memory for the scores' gradients")
         return gradient, None, None, None, None, None
 
 
-def _call(name: str, *arguments: Any) -> int:
-    function = getattr(library(), name)
-    return int(function(*arguments, torch.get_num_threads()))
-
-
-def _pointer(values: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(values.data_ptr())
-
-
 def _dropout(probability: float, seed: int) -> tuple[ctypes.c_uint32, ctypes.c_float, ctypes.c_uint64]:
-    """Return the threshold below which 32 random bits drop a weight, the factor of the others, and the seed."""
-    threshold = min(round(probability * 2**32), 2**32 - 1)
-    return ctypes.c_uint32(threshold), ctypes.c_float(1 / (1 - threshold / 2**32)), ctypes.c_uint64(seed)
+    """Return the threshold below which 16 random bits drop a weight, the factor of the others, and the seed."""
+    threshold = min(round(probability * 2**16), 2**16 - 1)
+    return ctypes.c_uint32(threshold), ctypes.c_float(1 / (1 - threshold / 2**16)), ctypes.c_uint64(seed)

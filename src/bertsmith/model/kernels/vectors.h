@@ -8,13 +8,19 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define BERTSMITH_AVX512 1
 #include <immintrin.h>
+#if defined(__AVX512BF16__)
+#define BERTSMITH_AVX512_BF16 1
 #endif
+#endif
+
+#define BERTSMITH_INLINE inline __attribute__((always_inline))
 
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(BERTSMITH_AVX512)
 constexpr int kWidth = 16;
 #else
 constexpr int kWidth = 8;
@@ -30,7 +36,7 @@ struct BFloat16 {
 };
 
 template <typename To, typename From>
-inline To same_bits(const From& value) {
+BERTSMITH_INLINE To same_bits(From value) {
   static_assert(sizeof(To) == sizeof(From), "another size");
   To result;
   std::memcpy(&result, &value, sizeof(To));
@@ -38,14 +44,14 @@ inline To same_bits(const From& value) {
 }
 
 // Whole vectors from and to memory; bfloat16 is rounded to the nearest, ties to even, and a NaN stays one.
-inline Vec load(const float* place) { return *reinterpret_cast<const Vec*>(place); }
-inline Vec load(const BFloat16* place) {
+BERTSMITH_INLINE Vec load(const float* place) { return *reinterpret_cast<const Vec*>(place); }
+BERTSMITH_INLINE Vec load(const BFloat16* place) {
   const ShortVec bits = *reinterpret_cast<const ShortVec*>(place);
   return same_bits<Vec>(__builtin_convertvector(bits, UintVec) << 16);
 }
-inline void store(float* place, Vec value) { *reinterpret_cast<Vec*>(place) = value; }
-inline void store(BFloat16* place, Vec value) {
-#if defined(__AVX512BF16__)
+BERTSMITH_INLINE void store(float* place, Vec value) { *reinterpret_cast<Vec*>(place) = value; }
+BERTSMITH_INLINE void store(BFloat16* place, Vec value) {
+#if defined(BERTSMITH_AVX512_BF16)
   const __m256bh rounded = _mm512_cvtneps_pbh(same_bits<__m512>(value));
   std::memcpy(place, &rounded, sizeof rounded);
 #else
@@ -56,31 +62,58 @@ inline void store(BFloat16* place, Vec value) {
 #endif
 }
 
-// The first `count` lanes; the others are 0, and are not written.
+// The first `count` lanes, or all if there are fewer; the others are 0, and are not written. `count` is not 0.
+#if defined(BERTSMITH_AVX512)
+
+BERTSMITH_INLINE __mmask16 lanes_below(int count) {
+  return count >= kWidth ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
+}
+BERTSMITH_INLINE Vec load(const float* place, int count) { return _mm512_maskz_loadu_ps(lanes_below(count), place); }
+BERTSMITH_INLINE Vec load(const BFloat16* place, int count) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes_below(count), place));
+  return same_bits<Vec>(_mm512_slli_epi32(wide, 16));
+}
+BERTSMITH_INLINE void store(float* place, Vec value, int count) {
+  _mm512_mask_storeu_ps(place, lanes_below(count), same_bits<__m512>(value));
+}
+BERTSMITH_INLINE void store(BFloat16* place, Vec value, int count) {
+  BFloat16 lanes[kWidth];
+  store(lanes, value);
+  const __m256i whole = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes));
+  _mm256_mask_storeu_epi16(place, lanes_below(count), whole);
+}
+
+#else
+
 template <typename T>
 inline Vec load(const T* place, int count) {
+  if (count >= kWidth) return load(place);
   T lanes[kWidth] = {};
   std::memcpy(lanes, place, static_cast<size_t>(count) * sizeof(T));
   return load(lanes);
 }
 template <typename T>
 inline void store(T* place, Vec value, int count) {
+  if (count >= kWidth) return store(place, value);
   T lanes[kWidth];
   store(lanes, value);
   std::memcpy(place, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
+#endif
+
 // A whole vector, known to the compiler, so that what is done with a part of one costs nothing where it is whole.
 typedef std::integral_constant<int, kWidth> Whole;
 
 template <typename T>
-inline Vec load(const T* place, Whole) { return load(place); }
+BERTSMITH_INLINE Vec load(const T* place, Whole) { return load(place); }
 template <typename T>
 inline void store(T* place, Vec value, Whole) { store(place, value); }
 
-inline Vec first_lanes(Vec value, Whole) { return value; }
-inline Vec first_lanes(Vec value, int count) {
-  for (int lane = count; lane < kWidth; ++lane) value[lane] = 0;
+// `value` in the lanes that are there, `other` in those that are not.
+inline Vec first_lanes(Vec value, Whole, Vec = Vec{}) { return value; }
+inline Vec first_lanes(Vec value, int count, Vec other = Vec{}) {
+  for (int lane = count; lane < kWidth; ++lane) value[lane] = other[lane];
   return value;
 }
 
