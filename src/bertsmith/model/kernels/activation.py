@@ -20,7 +20,15 @@ def gelu(x: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (T, I) of x's type.
     """
+    if not torch.is_grad_enabled():
+        return _forward(x.contiguous(), bias)
     out: Tensor = _Gelu.apply(x, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _forward(x: Tensor, bias: Tensor | None) -> Tensor:
+    out = torch.empty_like(x)
+    call("gelu_forward", *size_arguments(x), x, bias, out)
     return out
 
 
@@ -28,8 +36,7 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> Tensor:
         x = x.contiguous()
-        out = torch.empty_like(x)
-        call("gelu_forward", *size_arguments(x), x, bias, out)
+        out = _forward(x, bias)
         ctx.save_for_backward(x, bias)
         return out
 

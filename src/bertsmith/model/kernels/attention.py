@@ -34,10 +34,33 @@ def attend(
         MemoryError: there was none for a thread's scores.
     """
     seed = int(torch.randint(2**62, ()).item()) if dropout else 0
-    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        query_key_value, sequence_starts, num_heads, dropout, seed, left_to_right
-    )
+    values = (query_key_value, sequence_starts, num_heads, dropout, seed, left_to_right)
+    if not torch.is_grad_enabled():
+        return _forward(*values)[0]
+    out: Tensor = _Attention.apply(*values)  # type: ignore[no-untyped-call]
     return out
+
+
+def _forward(
+    query_key_value: Tensor, starts: Tensor, heads: int, dropout: float, seed: int, left_to_right: bool
+) -> tuple[Tensor, Tensor]:
+    """Return what :func:`attend` returns, and the logarithm of each query's sum, (A, T) float32."""
+    projected = query_key_value.contiguous()
+    tokens, hidden_size = projected.shape[0], projected.shape[1] // 3
+    out = projected.new_empty(tokens, hidden_size)
+    log_sums = torch.empty(heads, tokens, dtype=torch.float32)
+    sizes, kind = _arguments(projected, starts, heads, dropout, seed, left_to_right)
+    if call("attention_forward", projected, starts, *sizes, *kind, out, log_sums):
+        raise MemoryError("attention: no memory for the scores")
+    return out, log_sums
+
+
+def _arguments(
+    projected: Tensor, starts: Tensor, heads: int, dropout: float, seed: int, left_to_right: bool
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return sizes and kind as both kernels take them."""
+    sizes = (ctypes.c_int64(len(starts) - 1), heads, projected.shape[1] // 3)
+    return sizes, (int(left_to_right), int(projected.dtype == torch.bfloat16), *_dropout(dropout, seed))
 
 
 class _Attention(torch.autograd.Function):
@@ -52,15 +75,9 @@ class _Attention(torch.autograd.Function):
         left_to_right: bool,
     ) -> Tensor:
         projected = query_key_value.contiguous()
-        tokens, hidden_size = projected.shape[0], projected.shape[1] // 3
-        out = projected.new_empty(tokens, hidden_size)
-        log_sums = torch.empty(heads, tokens, dtype=torch.float32)
-        sizes = (ctypes.c_int64(len(starts) - 1), heads, hidden_size)
-        kind = (int(left_to_right), int(projected.dtype == torch.bfloat16), *_dropout(dropout, seed))
-        if call("attention_forward", projected, starts, *sizes, *kind, out, log_sums):
-            raise MemoryError("attention: no memory for the scores")
+        out, log_sums = _forward(projected, starts, heads, dropout, seed, left_to_right)
         ctx.save_for_backward(projected, out, log_sums, starts)
-        ctx.sizes, ctx.kind = sizes, kind
+        ctx.sizes, ctx.kind = _arguments(projected, starts, heads, dropout, seed, left_to_right)
         return out
 
     @staticmethod

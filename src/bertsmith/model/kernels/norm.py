@@ -31,10 +31,37 @@ def normalize(
         inside: probability of dropping a value of x + bias.
         outside: probability of dropping a value of the result.
     """
-    exact, copy = _Norm.apply(  # type: ignore[no-untyped-call]
-        residual, x, bias, norm.weight, norm.bias, norm.eps, dtype, draw(inside), draw(outside)
-    )
+    values = (residual, x, bias, norm.weight, norm.bias, norm.eps, dtype, draw(inside), draw(outside))
+    if not torch.is_grad_enabled():
+        return _forward(*values)[:2]
+    exact, copy = _Norm.apply(*values)  # type: ignore[no-untyped-call]
     return exact, copy
+
+
+def _forward(
+    residual: Tensor,
+    x: Tensor | None,
+    bias: Tensor | None,
+    weight: Tensor,
+    shift: Tensor,
+    epsilon: float,
+    dtype: torch.dtype,
+    inside: DrawnDropout,
+    outside: DrawnDropout,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what :func:`normalize` returns, of contiguous tensors, and each row's mean and factor, (T,)."""
+    residual, x = residual.contiguous(), None if x is None else x.contiguous()
+    out = torch.empty_like(residual)
+    copy = out.detach() if dtype == out.dtype else torch.empty_like(residual, dtype=dtype)
+    rows, width = residual.shape
+    means, scales = residual.new_empty(rows), residual.new_empty(rows)
+    call(
+        "norm_forward",
+        *(*size_arguments(copy), residual, x, bias, weight, *inside.arguments, *outside.arguments, shift),
+        *(ctypes.c_float(epsilon), out, None if dtype == out.dtype else copy, means, scales),
+        scratch(rows, width),
+    )
+    return out, copy, means, scales
 
 
 class _Norm(torch.autograd.Function):
@@ -52,19 +79,9 @@ class _Norm(torch.autograd.Function):
         outside: DrawnDropout,
     ) -> tuple[Tensor, Tensor]:
         residual, x = residual.contiguous(), None if x is None else x.contiguous()
-        out = torch.empty_like(residual)
-        copy = out.detach() if dtype == out.dtype else torch.empty_like(residual, dtype=dtype)
-        rows, width = residual.shape
-        means, scales = residual.new_empty(rows), residual.new_empty(rows)
-        sizes = size_arguments(copy)
-        call(
-            "norm_forward",
-            *(*sizes, residual, x, bias, weight, *inside.arguments, *outside.arguments, shift),
-            *(ctypes.c_float(epsilon), out, None if dtype == out.dtype else copy, means, scales),
-            scratch(rows, width),
-        )
+        out, copy, means, scales = _forward(residual, x, bias, weight, shift, epsilon, dtype, inside, outside)
         ctx.save_for_backward(residual, x, bias, weight, means, scales)
-        ctx.sizes, ctx.dropouts, ctx.dtype = sizes, (*inside.arguments, *outside.arguments), dtype
+        ctx.sizes, ctx.dropouts = size_arguments(copy), (*inside.arguments, *outside.arguments)
         ctx.set_materialize_grads(False)
         return out, copy
 
