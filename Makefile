@@ -30,7 +30,7 @@ bench: $(VENV)/installed-bench
 	$(BENCH)/growth.py --json bench/growth.json --picture bench/growth.png
 	$(BENCH)/text.py --data $(DATA)/raw --limit-mb 10 --rounds 3 --json bench/text.json
 	@if [ -d $(DATA) ]; then set -x; \
-	  $(BENCH)/encoding.py --data $(DATA) --json bench/encoding.json && \
+	  $(BENCH)/encoding.py --data $(DATA) --texts 2000 --rounds 3 --json bench/encoding.json && \
 	  $(BENCH)/finetuning.py polarity --data $(DATA) --limit 1600 --epochs 1 --json bench/finetuning.json; \
 	else echo "no folder $(DATA): encoding and fine-tuning are left out (make bench DATA=...)"; fi
 
