@@ -204,7 +204,7 @@ def test_pairs(predict: Predictor, tmp_path: Path) -> None:
         pairs(("abc", " "))
     with pytest.raises(InputError, match="text 1 is a pair, but the model was tuned on single texts"):
         predict(("abc", "a"))
-    with pytest.raises(InputError, match="text 2 is a tuple of 3"):
+    with pytest.raises(InputError, match="text 2 is a group of 3 texts"):
         pairs(["a", ("a", "b", "c")])
 
 
