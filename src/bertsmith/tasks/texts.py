@@ -257,7 +257,11 @@ def text_rows(inputs: Sequence[tuple[int, object]], facts: Facts) -> TextRows:
         for part in parts:
             _check_type(part, number)
         if len(parts) > 1 and not (pairs and len(parts) == 2):
-            seen = "a pair, but the model was tuned on single texts" if len(parts) == 2 else f"a group of {len(parts)} texts"
+            seen = (
+                "a pair, but the model was tuned on single texts"
+                if len(parts) == 2
+                else f"a group of {len(parts)} texts"
+            )
             raise InputError(f"text {number} is {seen} (in Python a tuple is one pair of texts, a list is many texts)")
         if len(parts) == 1 and only_pairs:
             raise InputError(f"text {number} is one text, but the model was tuned on pairs; expected two texts")

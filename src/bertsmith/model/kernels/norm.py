@@ -31,7 +31,8 @@ def normalize(
         inside: probability of dropping a value of x + bias.
         outside: probability of dropping a value of the result.
     """
-    values = (residual, x, bias, norm.weight, norm.bias, norm.eps, dtype, draw(inside), draw(outside))
+    given = residual.contiguous(), None if x is None else x.contiguous(), bias
+    values = (*given, norm.weight, norm.bias, norm.eps, dtype, draw(inside), draw(outside))
     if not torch.is_grad_enabled():
         return _forward(*values)[:2]
     exact, copy = _Norm.apply(*values)  # type: ignore[no-untyped-call]
@@ -50,7 +51,6 @@ def _forward(
     outside: DrawnDropout,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what :func:`normalize` returns, of contiguous tensors, and each row's mean and factor, (T,)."""
-    residual, x = residual.contiguous(), None if x is None else x.contiguous()
     out = torch.empty_like(residual)
     copy = out.detach() if dtype == out.dtype else torch.empty_like(residual, dtype=dtype)
     rows, width = residual.shape
@@ -66,20 +66,9 @@ def _forward(
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        residual: Tensor,
-        x: Tensor | None,
-        bias: Tensor | None,
-        weight: Tensor,
-        shift: Tensor,
-        epsilon: float,
-        dtype: torch.dtype,
-        inside: DrawnDropout,
-        outside: DrawnDropout,
-    ) -> tuple[Tensor, Tensor]:
-        residual, x = residual.contiguous(), None if x is None else x.contiguous()
-        out, copy, means, scales = _forward(residual, x, bias, weight, shift, epsilon, dtype, inside, outside)
+    def forward(ctx: Any, *values: Any) -> tuple[Tensor, Tensor]:
+        residual, x, bias, weight, *_, inside, outside = values
+        out, copy, means, scales = _forward(*values)
         ctx.save_for_backward(residual, x, bias, weight, means, scales)
         ctx.sizes, ctx.dropouts = size_arguments(copy), (*inside.arguments, *outside.arguments)
         ctx.set_materialize_grads(False)
