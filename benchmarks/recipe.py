@@ -27,7 +27,7 @@ from bertsmith.batch import Batch
 from bertsmith.config import PretrainSettings
 from bertsmith.console import Log
 from bertsmith.model.heads import PretrainingModel
-from bertsmith.model.weights import from_transformers
+from bertsmith.model.names import from_transformers
 from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
 from bertsmith.pretraining.sampler import Sampler
 from bertsmith.text.store import TokenStore

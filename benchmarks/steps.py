@@ -23,7 +23,7 @@ from torch import Tensor
 from bertsmith.batch import Batch, pack
 from bertsmith.config import ModelConfig
 from bertsmith.model.heads import PretrainingModel
-from bertsmith.model.weights import to_transformers
+from bertsmith.model.names import to_transformers
 from bertsmith.training.device import autocast, set_up_process
 
 CPU = torch.device("cpu")

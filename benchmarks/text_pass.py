@@ -72,7 +72,7 @@ def prepare_ids(path: Path, vocabulary: Path, processes: int, output: Path) -> t
     from bertsmith.config import PrepareSettings
     from bertsmith.console import Log
     from bertsmith.text.prepare import prepare
-    from bertsmith.text.store import read_shard
+    from bertsmith.text.shards import read_shard
 
     cpu, begun = cpu_seconds(), time.perf_counter()
     settings = PrepareSettings(corpus=[path], vocab=vocabulary, output=output, workers=processes)

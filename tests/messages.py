@@ -93,7 +93,7 @@ class Source:
                     if number < len(call.args):
                         yield from self.texts(call.args[number], self.places[call])
         for call in self.calls[SETTINGS_ERROR]:
-            if self.places[call].split(":")[0].endswith("config.py"):
+            if self.places[call].split(":")[0].endswith(("config.py", "configuration.py")):
                 yield from self.texts(call.args[0], self.places[call])
 
     def texts(self, node: ast.expr, place: str, depth: int = 0, is_part: bool = False) -> Iterator[Message]:

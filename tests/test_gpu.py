@@ -20,7 +20,7 @@ from bertsmith.features.encoder import Encoder
 from bertsmith.model import flash
 from bertsmith.model.attention import attend_in_rectangles, packed_attention, plan_attention
 from bertsmith.model.heads import PretrainingModel
-from bertsmith.model.weights import from_transformers
+from bertsmith.model.names import from_transformers
 from bertsmith.serving.evaluating import evaluate
 from bertsmith.task_config import ClassifySettings, EvaluateSettings
 from bertsmith.text.store import TokenStore

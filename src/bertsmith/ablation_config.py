@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from bertsmith.config import Configuration, Duration, argument, output
+from bertsmith.configuration import Configuration, Duration, argument, output
 
 
 class AblateSettings(Configuration):

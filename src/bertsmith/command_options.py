@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import click
 from pydantic import BeforeValidator
 
-from bertsmith.config import Configuration, read_yaml
+from bertsmith.configuration import Configuration, read_yaml
 
 Settings = TypeVar("Settings", bound=Configuration)
 

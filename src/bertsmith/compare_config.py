@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bertsmith.config import Configuration, argument, output, task_name
+from bertsmith.configuration import Configuration, argument, output, task_name
 
 
 class CompareSettings(Configuration):

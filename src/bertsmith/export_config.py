@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bertsmith.config import Configuration, argument, output
+from bertsmith.configuration import Configuration, argument, output
 
 
 class ExportSettings(Configuration):

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bertsmith.config import SIZES, Configuration, ModelConfig
+from bertsmith.config import SIZES, ModelConfig
+from bertsmith.configuration import Configuration
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 # More than anybody's text or machine holds; beyond it a number is a slip of the keyboard.

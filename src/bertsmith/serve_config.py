@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bertsmith.config import Configuration, Duration, argument
+from bertsmith.configuration import Configuration, Duration, argument
 
 
 class ServeSettings(Configuration):

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from bertsmith.config import Configuration, OptimizerSettings, argument, output, task_name
+from bertsmith.config import OptimizerSettings
+from bertsmith.configuration import Configuration, argument, output, task_name
 
 
 class FinetuneSettings(OptimizerSettings):

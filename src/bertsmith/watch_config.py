@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from bertsmith.config import Configuration, argument
+from bertsmith.configuration import Configuration, argument
 
 
 class WatchSettings(Configuration):

@@ -20,7 +20,8 @@ from bertsmith.model.heads import (
     SpanModel,
     TokenClassifier,
 )
-from bertsmith.model.weights import from_transformers, load_encoder, name_table, read_info, to_transformers
+from bertsmith.model.names import from_transformers, name_table, to_transformers
+from bertsmith.model.weights import load_encoder, read_info
 from bertsmith.pretraining.masking import next_tokens, token_facts
 from tests.pretraining.fake_store import FakeTokenizer
 

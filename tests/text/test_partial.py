@@ -9,7 +9,7 @@ import pytest
 from bertsmith.console import Log
 from bertsmith.text import partial
 from bertsmith.text.partial import PartialStore
-from bertsmith.text.store import TokenisedDocuments
+from bertsmith.text.shards import TokenisedDocuments
 
 VOCABULARY = 57
 

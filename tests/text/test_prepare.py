@@ -22,9 +22,9 @@ from bertsmith.config import PrepareSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.text import corpus, partial
-from bertsmith.text import store as store_module
 from bertsmith.text.corpus import SeenTexts
 from bertsmith.text.prepare import prepare
+from bertsmith.text.shards import shard_name, write_shard
 from bertsmith.text.store import TokenStore
 from bertsmith.text.tokenizer import Tokenizer
 
@@ -151,12 +151,11 @@ def test_auto_rule_is_chosen_for_each_file(settings: PrepareSettings, tmp_path: 
 
 def interrupted(settings: PrepareSettings, shards: int) -> None:
     """Run the stage and press Ctrl-C when it writes the shard of this number."""
-    write = store_module.write_shard
 
     def stop(path: Path, documents: Any) -> None:
-        if path.name == store_module.shard_name(shards):
+        if path.name == shard_name(shards):
             raise KeyboardInterrupt
-        write(path, documents)
+        write_shard(path, documents)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partial, "write_shard", stop)
@@ -180,12 +179,11 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     assert (tmp_path / "store.partial").exists() == (shards > 0)
 
     written: list[str] = []
-    write = store_module.write_shard
-    monkeypatch.setattr(partial, "write_shard", lambda path, d: (written.append(path.name), write(path, d)))
+    monkeypatch.setattr(partial, "write_shard", lambda path, d: (written.append(path.name), write_shard(path, d)))
     monkeypatch.setattr(corpus, "BATCH_CHARACTERS", 700)
     prepare(settings)
     assert content(settings.output) == expected
-    assert store_module.shard_name(0) in written or shards > 0
+    assert shard_name(0) in written or shards > 0
     assert len(written) == len([n for n in expected if n.startswith("shard-")]) - shards
 
 

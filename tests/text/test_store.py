@@ -12,7 +12,8 @@ from bertsmith.config import PrepareSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.text.prepare import prepare
-from bertsmith.text.store import TokenisedDocuments, TokenStore, id_dtype, read_shard, write_shard
+from bertsmith.text.shards import TokenisedDocuments, id_dtype, read_shard, write_shard
+from bertsmith.text.store import TokenStore
 from bertsmith.text.tokenizer import Tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -17,7 +17,8 @@ from bertsmith.ablation.report import ablation_report, ablation_table
 from bertsmith.ablation.rows import Row, TaskScores
 from bertsmith.ablation.variants import Variant, chosen_variants
 from bertsmith.ablation_config import AblateSettings
-from bertsmith.config import PretrainSettings, read_yaml
+from bertsmith.config import PretrainSettings
+from bertsmith.configuration import read_yaml
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
 from bertsmith.task_config import SETTINGS, FinetuneSettings

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from bertsmith.ablation.rows import Row, TaskScores
 from bertsmith.ablation.variants import REFERENCE
 from bertsmith.catalogue.translate import translated
-from bertsmith.config import read_yaml
+from bertsmith.configuration import read_yaml
 from bertsmith.console import human
 from bertsmith.tasks.scores import spoken
 from bertsmith.training.report import Section, aligned, figure, paragraph, table, write_report

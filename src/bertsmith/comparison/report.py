@@ -11,7 +11,7 @@ from bertsmith.catalogue.translate import phrase, translated
 from bertsmith.comparison.contenders import REFERENCE
 from bertsmith.comparison.measures import Interval
 from bertsmith.comparison.outcome import Example, Standing
-from bertsmith.config import read_yaml
+from bertsmith.configuration import read_yaml
 from bertsmith.console import human
 from bertsmith.tasks.scores import spoken
 from bertsmith.training.report import Section, aligned, figure, line_chart, paragraph, table, write_report

@@ -22,18 +22,8 @@ from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 from bertsmith.model.heads import MultipleChoiceModel, PretrainingModel, SequenceClassifier, SpanModel, TokenClassifier
 from bertsmith.model.hub import PREFIX, is_hub_name, looks_like_hub_name
-from bertsmith.model.weights import (
-    ARCHITECTURES,
-    CONFIG,
-    WEIGHTS,
-    ModelInfo,
-    fill_model,
-    from_transformers,
-    left_out,
-    read_info,
-    shard_files,
-    to_transformers,
-)
+from bertsmith.model.names import from_transformers, left_out, to_transformers
+from bertsmith.model.weights import ARCHITECTURES, CONFIG, WEIGHTS, ModelInfo, fill_model, read_info, shard_files
 from bertsmith.text.tokenizer import Tokenizer
 
 PICKLE = "pytorch_model.bin"

@@ -17,7 +17,7 @@ from bertsmith import __version__, files
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.text.screen import SCREEN
-from bertsmith.text.store import TokenisedDocuments, read_shard, shard_name, write_shard
+from bertsmith.text.shards import TokenisedDocuments, read_shard, shard_name, write_shard
 
 JOURNAL = "journal.json"
 

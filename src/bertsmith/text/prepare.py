@@ -36,16 +36,8 @@ from bertsmith.text.partial import JOURNAL, PartialStore, refuse_foreign_directo
 from bertsmith.text.readers import find_files
 from bertsmith.text.screen import SCREEN, Screen
 from bertsmith.text.screening import look_at_corpus, scratch_bytes
-from bertsmith.text.store import (
-    CONFIG,
-    FORMAT_VERSION,
-    MANIFEST,
-    TOKEN_COUNTS,
-    TOKENIZER,
-    TokenStore,
-    id_dtype,
-    read_manifest,
-)
+from bertsmith.text.shards import id_dtype
+from bertsmith.text.store import CONFIG, FORMAT_VERSION, MANIFEST, TOKEN_COUNTS, TOKENIZER, TokenStore, read_manifest
 from bertsmith.text.tokenising import tokenise, tokenising
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.text.word_cache import WordCache

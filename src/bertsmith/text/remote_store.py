@@ -26,15 +26,8 @@ from bertsmith.errors import InputError
 from bertsmith.file_cache import FileCache
 from bertsmith.locations import Location, Url
 from bertsmith.remote import RemoteFile, read_remote
-from bertsmith.text.store import (
-    TOKEN_COUNTS,
-    TOKENIZER,
-    Shard,
-    TokenStore,
-    parse_shard,
-    read_manifest,
-    read_token_counts,
-)
+from bertsmith.text.shards import Shard, parse_shard
+from bertsmith.text.store import TOKEN_COUNTS, TOKENIZER, TokenStore, read_manifest, read_token_counts
 from bertsmith.text.tokenizer import Tokenizer
 
 _TOUCH_SECONDS = 30.0
@@ -166,7 +159,7 @@ class _OpenShards:
 
 @dataclass(frozen=True)
 class RemoteShard:
-    """A shard behind a URL: what :class:`bertsmith.text.store.Shard` has, the ids being fetched on demand."""
+    """A shard behind a URL: what :class:`bertsmith.text.shards.Shard` has, the ids being fetched on demand."""
 
     file: RemoteFile
     index: dict[str, np.ndarray]

@@ -10,7 +10,7 @@ import numpy as np
 
 from bertsmith.text.corpus import CorpusDocument
 from bertsmith.text.sentences import split_sentences
-from bertsmith.text.store import TokenisedDocuments
+from bertsmith.text.shards import TokenisedDocuments
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.text.word_cache import WordCache
 from bertsmith.text.workers import Work

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bertsmith.text.store import id_dtype, offsets
+from bertsmith.text.shards import id_dtype, offsets
 from bertsmith.text.tokenizer import Tokenizer
 
 MAX_WORDS = 500_000

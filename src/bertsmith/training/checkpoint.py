@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bertsmith import files
-from bertsmith.config import Configuration
+from bertsmith.configuration import Configuration
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.training.disk import Disk

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from bertsmith import files
 from bertsmith.catalogue.translate import language, phrase, translated
-from bertsmith.config import read_yaml
+from bertsmith.configuration import read_yaml
 from bertsmith.console import columns_of, justified
 from bertsmith.tasks.scores import spoken
 from bertsmith.training.checkpoint import read_metrics

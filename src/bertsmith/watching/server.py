@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from bertsmith.config import read_yaml
+from bertsmith.configuration import read_yaml
 from bertsmith.errors import InputError
 from bertsmith.watching.log import METRICS, GrowingLog
 
