@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
 from bertsmith.configuration import Configuration, Duration, argument
+from bertsmith.task_config import BackendChoice, LongTexts
 
 
 class ServeSettings(Configuration):
@@ -37,16 +37,8 @@ class ServeSettings(Configuration):
     cors_origin: list[str] | None = Field(
         None, description="A site whose pages may ask from a browser (https://example.org); repeat it. By default none."
     )
-    long_texts: Literal["windows", "cut"] = Field(
-        "windows",
-        description="What is done with texts longer than the model was tuned for: windows, whose outputs' mean decides "
-        "(questions' contexts and tagged texts always have windows), or cut, as in training.",
-    )
-    backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
-        "auto",
-        description="What computes: torch, or a graph of 'bertsmith export' in the model's directory or its folders "
-        "onnx and openvino; auto times what is there on a few texts.",
-    )
+    long_texts: LongTexts = "windows"
+    backend: BackendChoice = "auto"
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes what the machine's quota allows.")
     workers: int = Field(

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from bertsmith.config import OptimizerSettings
 from bertsmith.configuration import Configuration, argument, output, task_name
+
+LongTexts = Annotated[
+    Literal["windows", "cut"],
+    Field(
+        description="What is done with texts longer than the model was tuned for: windows, whose outputs' mean decides "
+        "(questions' contexts and tagged texts always have windows), or cut, as in training."
+    ),
+]
+"""What a model that is used does with long texts."""
+
+BackendChoice = Annotated[
+    Literal["auto", "torch", "onnx", "openvino"],
+    Field(
+        description="What computes: torch, or a graph of 'bertsmith export' in the model's directory or its folders "
+        "onnx and openvino; auto times what is there on a few texts."
+    ),
+]
+"""What computes its outputs."""
 
 
 class FinetuneSettings(OptimizerSettings):
@@ -175,16 +193,8 @@ class EvaluateSettings(Configuration):
     columns: str | None = Field(
         None, description="Other names of columns, as role=name with commas between (text=title,body,label=stars)."
     )
-    long_texts: Literal["windows", "cut"] = Field(
-        "windows",
-        description="What is done with texts longer than the model was tuned for: windows, whose outputs' mean decides "
-        "(questions' contexts and tagged texts always have windows), or cut, as in training.",
-    )
-    backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
-        "auto",
-        description="What computes: torch, or a graph of 'bertsmith export' in the model's directory or its folders "
-        "onnx and openvino; auto times what is there on a few texts.",
-    )
+    long_texts: LongTexts = "windows"
+    backend: BackendChoice = "auto"
     encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
     quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
@@ -219,16 +229,8 @@ class PredictSettings(Configuration):
     columns: str | None = Field(
         None, description="Other names of columns, as role=name with commas between (text=title,body,text_b=answer)."
     )
-    long_texts: Literal["windows", "cut"] = Field(
-        "windows",
-        description="What is done with texts longer than the model was tuned for: windows, whose outputs' mean decides "
-        "(questions' contexts and tagged texts always have windows), or cut, as in training.",
-    )
-    backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
-        "auto",
-        description="What computes: torch, or a graph of 'bertsmith export' in the model's directory or its folders "
-        "onnx and openvino; auto times what is there on a few texts.",
-    )
+    long_texts: LongTexts = "windows"
+    backend: BackendChoice = "auto"
     encoding: str = Field("auto", description="Text encoding; auto tries UTF-8 strictly, then cp949 (Korean).")
     quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")

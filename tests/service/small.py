@@ -28,17 +28,10 @@ from bertsmith.service.models import load_model
 from bertsmith.service.service import Service
 from bertsmith.service.turns import Lane
 from bertsmith.text.tokenizer import Tokenizer
+from tests.conftest import PUBLISHED
 from tests.features.small import TOKENS, some_texts
 
-CONFIG = ModelConfig(
-    vocab_size=len(TOKENS),
-    num_hidden_layers=2,
-    hidden_size=20,
-    num_attention_heads=2,
-    intermediate_size=31,
-    max_position_embeddings=41,
-    initializer_range=0.4,
-)
+CONFIG = ModelConfig.parse(PUBLISHED | {"vocab_size": len(TOKENS), "initializer_range": 0.4})
 _LABELS = {"labels": ["bad", "good", "나쁨"], "columns": {"text": "comment", "label": "label"}, "max_length": 33}
 TUNED: dict[str, tuple[Any, dict[str, Any]]] = {
     "classify": (lambda c: SequenceClassifier(c, 3), _LABELS),

@@ -25,6 +25,7 @@ from bertsmith.model.weights import load_tuned, save_model
 from bertsmith.serving.predictor import Predictor, load, predict_file
 from bertsmith.task_config import PredictSettings
 from bertsmith.text.tokenizer import Tokenizer
+from tests.conftest import PUBLISHED
 
 QUIET = Log(quiet=True)
 LABELS = ("나쁨", "good", "[b]neither")
@@ -36,15 +37,7 @@ EXTRAS = {
 }
 
 
-CONFIG = ModelConfig(
-    vocab_size=len(TOKENS),
-    num_hidden_layers=2,
-    hidden_size=20,
-    num_attention_heads=2,
-    intermediate_size=31,
-    max_position_embeddings=41,
-    initializer_range=0.4,
-)
+CONFIG = ModelConfig.parse(PUBLISHED | {"vocab_size": len(TOKENS), "initializer_range": 0.4})
 
 
 def save(directory: Path, extras: dict[str, object], entries: int = len(TOKENS)) -> Path:

@@ -18,8 +18,8 @@ from bertsmith.features.inputs import TextDigest, count_inputs, input_identity, 
 from bertsmith.features.spool import Progress, begin, begin_output, has_begun_output, open_spool, remove, work_directory
 from bertsmith.training.device import set_up_process
 from bertsmith.training.disk import is_full
-from bertsmith.training.launch import is_started_by_an_engine, launch
-from bertsmith.training.processes import Processes, joined, refuse_standard_input
+from bertsmith.training.launch import over_texts
+from bertsmith.training.processes import Processes
 
 _COMMIT_SECONDS = 5.0
 
@@ -38,19 +38,12 @@ def embed(settings: EmbedSettings, log: Log | None = None) -> Path:
             command stands beside it.
         LostProcessError: another of several processes ended.
     """
-    log = log or Log(settings.quiet)
-    if settings.devices > 1 and not is_started_by_an_engine():
-        refuse_standard_input(settings.input, settings.devices)
-        made: Path = launch(embed, settings, log)
-        return made
-    with joined() as processes:
-        return _embed(settings, processes, log if processes.is_first else Log(mute=True))
+    return over_texts(embed, _embed, settings, log or Log(settings.quiet))
 
 
 def _embed(settings: EmbedSettings, processes: Processes, log: Log) -> Path:
     """Do what :func:`embed` does, in one of its processes; the first one writes."""
     output, kind = settings.output, format_of(settings.output, settings.format)
-    refuse_standard_input(settings.input, processes.size)
     total = None
     if processes.is_first:
         _check_output(settings, kind)

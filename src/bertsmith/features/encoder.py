@@ -102,7 +102,11 @@ def usable_precision(model: str | Path, precision: PrecisionChoice, device: str)
         InputError: there is no such model or device.
     """
     width = read_info(model_directory(Path(model))).config.hidden_size
-    return "bfloat16" if pick_precision(precision, pick_device(device), width) == torch.bfloat16 else "float32"
+    return _arithmetic(precision, pick_device(device), width)
+
+
+def _arithmetic(precision: PrecisionChoice, place: torch.device, hidden_size: int) -> Literal["float32", "bfloat16"]:
+    return "bfloat16" if pick_precision(precision, place, hidden_size) == torch.bfloat16 else "float32"
 
 
 class Encoder:
@@ -171,7 +175,7 @@ class Encoder:
             normalize=normalize,
             max_length=max_length,
             tokens=tokens,
-            precision=usable_precision(model, precision, device),
+            precision=_arithmetic(precision, place, config.hidden_size),
         )
         tokenizer = load_tokenizer(directory, config)
         bert = Bert.load(directory)

@@ -34,7 +34,7 @@ class Hidden(NamedTuple):
 def normalized(values: Tensor, norm: nn.LayerNorm, dropout: float = 0.0) -> Hidden:
     """Return dropout(norm(values)) of (T, H)."""
     if _compiled(values, values, norm.weight):
-        return Hidden(*kernels.normalize(values, None, None, norm, _factor_type(values), outside=dropout))
+        return Hidden(*kernels.normalize(values, None, None, norm, factor_type(values), outside=dropout))
     out = drop(norm(values), dropout)
     return Hidden(out, out)
 
@@ -86,13 +86,13 @@ def _product(factor: Tensor, module: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def _multiplied(factor: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    dtype = _factor_type(factor)
+    dtype = factor_type(factor)
     if len(factor) >= _LEAST_ROWS and _compiled(factor, weight) and kernels.multiplies(factor, weight, dtype):
         return kernels.linear(factor.to(dtype), weight, bias)
     return F.linear(factor, weight, bias)
 
 
-def _factor_type(values: Tensor) -> torch.dtype:
+def factor_type(values: Tensor) -> torch.dtype:
     """Return the type in which matrix products of ``values`` are made."""
     kind = values.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
@@ -104,7 +104,7 @@ def _compiled(values: Tensor, *exact: Tensor) -> bool:
     Under torch.compile torch's operators do, which it joins by itself.
     """
     return (
-        _factor_type(values) in (torch.float32, torch.bfloat16)
+        factor_type(values) in (torch.float32, torch.bfloat16)
         and all(value.dtype == torch.float32 for value in exact)
         and not torch.compiler.is_compiling()
         and kernels.supports(values)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.model import kernels
+from bertsmith.model.blocks import factor_type
 
 # Logits are made, used and thrown away in pieces of about so many numbers (32 MiB as float32).
 _PIECE = 2**23
@@ -30,8 +31,7 @@ def vocabulary_loss(hidden: Tensor, embeddings: Tensor, bias: Tensor, labels: Te
     Returns:
         The loss, () float32 (nats), with a gradient for the first three arguments; the count, () int64.
     """
-    kind = hidden.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    dtype = factor_type(hidden)
     exact = bias.dtype == torch.float32 and not torch.compiler.is_compiling()
     if exact and kernels.multiplies(hidden, embeddings, dtype):
         pieces = _pieces(len(labels), len(bias), 2 * _PIECE if dtype == torch.bfloat16 else _PIECE)

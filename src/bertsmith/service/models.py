@@ -31,8 +31,8 @@ from bertsmith.model.weights import (
     stored_heads,
 )
 from bertsmith.service.turns import Lane
-from bertsmith.serving.backends import BackendChoice
-from bertsmith.serving.predictor import LongTexts, Predictor
+from bertsmith.serving.predictor import Predictor
+from bertsmith.task_config import BackendChoice, LongTexts
 from bertsmith.tasks.by_name import has_task
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.device import pick_device

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from bertsmith.batch import Batch, pack
 from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 from bertsmith.serving.graphs import PACKAGES, Graph, is_installed, open_graph, read_graph, require
-
-BackendChoice: TypeAlias = Literal["auto", "torch", "onnx", "openvino"]
+from bertsmith.task_config import BackendChoice
 
 FOLDERS = ("onnx", "openvino")
 """Where exports of a model are looked for in its directory."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,17 +20,15 @@ from bertsmith.export_config import ExportSettings
 from bertsmith.model.bert import Bert
 from bertsmith.model.inference import fix_weights
 from bertsmith.model.weights import load_tokenizer, load_tuned, model_directory, read_info
-from bertsmith.serving.backends import BackendChoice, open_backend, runs_on_cpu, typical_batch
+from bertsmith.serving.backends import open_backend, runs_on_cpu, typical_batch
 from bertsmith.serving.writing import check_output, output_file, writer_of
-from bertsmith.task_config import EvaluateSettings, PredictSettings
+from bertsmith.task_config import BackendChoice, EvaluateSettings, LongTexts, PredictSettings
 from bertsmith.tasks.by_name import task_of
 from bertsmith.tasks.task import Examples, Facts, Outputs, Prediction, Source
 from bertsmith.training.apply import apply_model
 from bertsmith.training.device import pick_device, set_up_process
-from bertsmith.training.launch import is_started_by_an_engine, launch
-from bertsmith.training.processes import ALONE, Processes, joined, refuse_standard_input
-
-LongTexts: TypeAlias = Literal["windows", "cut"]
+from bertsmith.training.launch import over_texts
+from bertsmith.training.processes import ALONE, Processes
 
 _CHUNK, _CHUNK_CHARACTERS = 1024, 1 << 21
 _SAMPLE, _TIMED_TOKENS = 64, 4096
@@ -198,18 +196,11 @@ def predict_file(settings: PredictSettings, log: Log | None = None) -> Predictio
         InputError: the model or the input cannot be used; an output file appears only when it is whole.
         LostProcessError: another of several processes ended.
     """
-    log = log or Log(settings.quiet)
-    if settings.devices > 1 and not is_started_by_an_engine():
-        refuse_standard_input(settings.input, settings.devices)
-        summary: PredictionSummary = launch(predict_file, settings, log)
-        return summary
-    with joined() as processes:
-        return _predict_file(settings, processes, log if processes.is_first else Log(mute=True))
+    return over_texts(predict_file, _predict_file, settings, log or Log(settings.quiet))
 
 
 def _predict_file(settings: PredictSettings, processes: Processes, log: Log) -> PredictionSummary:
     """Do what :func:`predict_file` does, in one of its processes; the first one writes."""
-    refuse_standard_input(settings.input, processes.size)
     check_output(settings.output, None if str(settings.input) == "-" else settings.input)
     set_up_process(0)
     directory = model_directory(settings.model)

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from bertsmith.console import Log
 from bertsmith.errors import InputError, LostProcessError
-from bertsmith.training.processes import environment_of
+from bertsmith.training.processes import Processes, environment_of, joined, refuse_standard_input
 
 
 class HasDevices(Protocol):
@@ -28,7 +29,16 @@ class HasDevices(Protocol):
         """Their number."""
 
 
+class SharesTexts(HasDevices, Protocol):
+    """Settings of a stage whose processes share the texts of a file."""
+
+    @property
+    def input(self) -> Path:
+        """The file, or - for standard input."""
+
+
 Settings = TypeVar("Settings", bound=HasDevices)
+TextSettings = TypeVar("TextSettings", bound=SharesTexts)
 Result = TypeVar("Result")
 
 # When one process has ended badly the others notice at their next word to it.
@@ -79,6 +89,28 @@ def launch(stage: Callable[[Settings, Log], Result], settings: Settings, log: Lo
             signal.signal(number, handler)
     result: Result = _verdict(workers, sorted(found, key=lambda outcome: outcome.rank))
     return result
+
+
+def over_texts(
+    stage: Callable[[TextSettings, Log], Result],
+    work: Callable[[TextSettings, Processes, Log], Result],
+    settings: TextSettings,
+    log: Log,
+) -> Result:
+    """Do a stage's ``work`` as one of the processes that share its texts; start these where ``devices`` asks for them.
+
+    Only the first process says anything.
+
+    Raises:
+        InputError: as ``work``, and if several are to share standard input.
+        LostProcessError: another of several processes ended.
+    """
+    if settings.devices > 1 and not is_started_by_an_engine():
+        refuse_standard_input(settings.input, settings.devices)
+        return launch(stage, settings, log)
+    with joined() as processes:
+        refuse_standard_input(settings.input, processes.size)
+        return work(settings, processes, log if processes.is_first else Log(mute=True))
 
 
 def _verdict(workers: Sequence[BaseProcess], found: list[_Outcome]) -> Any:
