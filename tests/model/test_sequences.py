@@ -31,9 +31,10 @@ def figures(outputs: Tensor, lstm: nn.LSTM, vectors: Tensor) -> list[Tensor]:
     return [outputs.detach().float(), *gradients]
 
 
-@pytest.mark.parametrize("rectangles", [True, False])
-def test_each_sequence_is_by_itself(monkeypatch: pytest.MonkeyPatch, rectangles: bool) -> None:
+@pytest.mark.parametrize(("rectangles", "stretch"), [(True, 16), (True, 4), (True, 1), (False, 16)])
+def test_each_sequence_is_by_itself(monkeypatch: pytest.MonkeyPatch, rectangles: bool, stretch: int) -> None:
     monkeypatch.setattr(sequences, "_takes_rectangles", lambda vectors: rectangles)
+    monkeypatch.setattr(sequences, "_STRETCH", stretch)
     lstm, vectors = lstm_and_vectors()
     found = figures(over_each_sequence(lstm, vectors, STARTS), lstm, vectors)
     for one, other in zip(found, figures(one_by_one(lstm, vectors), lstm, vectors), strict=True):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
+
+# Steps that the sequences that are long enough take together.
+_STRETCH = 16
 
 
 def over_each_sequence(lstm: nn.LSTM, vectors: Tensor, sequence_starts: Tensor) -> Tensor:
@@ -41,21 +46,34 @@ def _takes_rectangles(vectors: Tensor) -> bool:
 
 
 def _in_rectangles(lstm: nn.LSTM, vectors: Tensor, sequence_starts: Tensor) -> Tensor:
-    """Do it with both directions as one forward pass each, the second over the sequences turned around.
+    """Do it in stretches of a few steps, each a rectangle of the sequences that are that long, the longest first.
 
-    What pads a sequence comes after all that is real, so it changes nothing.
+    Both directions are forward passes, the second over the sequences turned around. What pads a sequence comes after
+    all that is real, so it changes nothing.
     """
     lengths = sequence_starts.diff()
+    falling = torch.argsort(lengths, descending=True, stable=True)
+    ranks = torch.empty_like(falling)
+    ranks[falling] = torch.arange(len(falling))
     owners = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     places = torch.arange(len(owners)) - sequence_starts[owners]
-    turned = lengths[owners] - 1 - places
+    begins = range(0, int(lengths.max()), _STRETCH)
+    # Of each stretch: its sequences, its steps, and the first of its cells, which lie step by step, end to end.
+    widths = [int((lengths > begin).sum()) for begin in begins]
+    heights = [min(_STRETCH, int(lengths.max()) - begin) for begin in begins]
+    firsts = list(itertools.accumulate((w * h for w, h in zip(widths, heights, strict=True)), initial=0))
     weights = [weight for weight in lstm._flat_weights if weight is not None]
     outputs = []
-    for steps, own in ((places, weights[:4]), (turned, weights[4:])):
-        cells = steps * len(lengths) + owners  # of (L, N), laid end to end
-        rectangle = vectors.new_zeros(int(lengths.max()) * len(lengths), vectors.shape[1])
-        rectangle = rectangle.index_copy(0, cells, vectors).view(-1, len(lengths), vectors.shape[1])
-        state = vectors.new_zeros(1, len(lengths), lstm.hidden_size)
-        output, _, _ = torch.lstm(rectangle, (state, state), own, True, 1, 0.0, lstm.training, False, False)
-        outputs.append(output.flatten(0, 1).index_select(0, cells))
+    for steps, own in ((places, weights[:4]), (lengths[owners] - 1 - places, weights[4:])):
+        stretch = steps // _STRETCH
+        cells = torch.tensor(firsts)[stretch] + steps % _STRETCH * torch.tensor(widths)[stretch] + ranks[owners]
+        laid_out = vectors.new_zeros(firsts[-1], vectors.shape[1]).index_copy(0, cells, vectors)
+        hidden = memory = vectors.new_zeros(1, len(lengths), lstm.hidden_size)
+        parts = []
+        for width, rectangle in zip(widths, laid_out.tensor_split(firsts[1:-1]), strict=True):
+            state = (hidden[:, :width].contiguous(), memory[:, :width].contiguous())
+            part = rectangle.view(-1, width, vectors.shape[1])
+            output, hidden, memory = torch.lstm(part, state, own, True, 1, 0.0, lstm.training, False, False)
+            parts.append(output.flatten(0, 1))
+        outputs.append(torch.cat(parts).index_select(0, cells))
     return torch.cat(outputs, 1)
