@@ -2,15 +2,19 @@
 
 python benchmarks/recipe.py ko_store --budget 20m
 python benchmarks/recipe.py ko_store --budget 20m --sides bertsmith --threads 1 --json ours.json
+python benchmarks/recipe.py ko_store --budget 60m --device cuda --rates bertsmith=13200 transformers=3600 --seeds 3
 
 The usual loop: BertForPreTraining from random weights, the same kind of instances padded to the longest of a
 batch, batches of 32, dropout 0.1, AdamW with a peak of 5e-4, 5 % warm-up and a linear decay to the end of the budget.
-Both are evaluated on the same held-out instances with the same masks; evaluating does not count.
+Both are evaluated on the same held-out instances with the same masks; evaluating does not count. With --rates a second
+is so many tokens of a side, whatever the machine: what is learned depends on the tokens alone, so a fast machine tells
+in minutes what a slow one with these rates would have learned in hours.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -32,7 +36,7 @@ from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents
 from bertsmith.pretraining.sampler import Sampler
 from bertsmith.text.store import TokenStore
 from bertsmith.training.checkpoint import read_metrics
-from bertsmith.training.device import pick_precision, set_up_process
+from bertsmith.training.device import pick_device, pick_precision, set_up_process
 from bertsmith.training.evaluate import evaluate, unigram_entropy
 from bertsmith.training.initial import model_config
 from bertsmith.training.pretrain import pretrain
@@ -60,7 +64,12 @@ def main() -> None:
         "--sides", nargs="*", choices=("transformers", "bertsmith"), default=["transformers", "bertsmith"]
     )
     parser.add_argument("--points", type=int, default=10, help="evaluations in a run")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the first one")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each side")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--rates", nargs="+", default=[], metavar="SIDE=TOKENS", help="tokens a second of each side, instead of a clock"
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument(
         "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of both sides; auto: the faster"
@@ -80,23 +89,29 @@ def main() -> None:
     for path in options.curves:
         found = json.loads(path.read_text(encoding="utf-8"))
         curves |= {side: [Point(**point) for point in points] for side, points in found["curves"].items()}
+    rates = {side: float(rate) for side, _, rate in (given.partition("=") for given in options.rates)}
+    clock = time.process_time if options.cpu_time else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
-        settings = PretrainSettings.parse(
-            {
-                "store": options.store,
-                "output": Path(folder) / "run",
-                "size": options.size,
-                "budget": options.budget,
-                "seed": options.seed,
-                "threads": options.threads,
-                "precision": options.precision,
-                "quiet": True,
-            }
-        )
-        clock = time.process_time if options.cpu_time else time.perf_counter
-        for side in options.sides:
-            is_usual = side == "transformers"
-            curves[side] = usual_loop(settings, options.points, clock) if is_usual else ours(settings, options.points)
+        for seed, side in itertools.product(range(options.seed, options.seed + options.seeds), options.sides):
+            settings = PretrainSettings.parse(
+                {
+                    "store": options.store,
+                    "output": Path(folder) / f"run-{seed}",
+                    "size": options.size,
+                    "budget": options.budget,
+                    "seed": seed,
+                    "threads": options.threads,
+                    "precision": options.precision,
+                    "device": options.device,
+                    "quiet": True,
+                }
+            )
+            name = side if options.seeds == 1 else f"{side}, seed {seed}"
+            if side == "transformers":
+                curves[name] = usual_loop(settings, options.points, clock, rates.get(side))
+            else:
+                curves[name] = ours(settings, options.points, rates.get(side))
+            print(f"{name}: loss {curves[name][-1].mlm_loss:.3f}", flush=True)
     print_table(curves)
     if options.picture:
         draw(curves, options.picture)
@@ -106,20 +121,40 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def ours(settings: PretrainSettings, points: int) -> list[Point]:
-    """Pre-train with the defaults, and return its evaluations."""
+def ours(settings: PretrainSettings, points: int, rate: float | None = None) -> list[Point]:
+    """Pre-train with the defaults, and return its evaluations; with a ``rate``, the steps that it makes in the budget."""
+    if rate is not None:
+        assert settings.budget is not None
+        store = TokenStore.open(settings.store)
+        documents, _ = held_out_documents(store, settings.held_out, settings.seed)
+        sampler = Sampler(
+            store,
+            max_length=settings.max_length,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            documents=documents,
+        )
+        steps = round(settings.budget * rate / sampler.tokens_per_step)
+        settings = settings.model_copy(update={"budget": None, "steps": steps})
     pretrain(settings, Log(quiet=True))
     entries = read_metrics(settings.output / "metrics.jsonl")
     trained = {entry["step"]: entry for entry in entries if entry["kind"] == "train"}
     held = [entry for entry in entries if entry["kind"] == "eval" and entry["step"]]
     every = max(1, len(held) // points)
-    return [
-        Point(trained[e["step"]]["seconds"], trained[e["step"]]["tokens"], e["mlm_loss"], e["nsp_accuracy"])
-        for e in held[every - 1 :: every]
-    ]
+    found = []
+    for entry in held[every - 1 :: every]:
+        at = trained[entry["step"]]
+        seconds = at["seconds"] if rate is None else at["tokens"] / rate
+        found.append(Point(seconds, at["tokens"], entry["mlm_loss"], entry["nsp_accuracy"]))
+    return found
 
 
-def usual_loop(settings: PretrainSettings, points: int, clock: Callable[[], float] = time.perf_counter) -> list[Point]:
+def usual_loop(
+    settings: PretrainSettings,
+    points: int,
+    clock: Callable[[], float] = time.perf_counter,
+    rate: float | None = None,
+) -> list[Point]:
     """Train transformers' model for as long, and return evaluations at equal distances."""
     assert settings.budget is not None
     set_up_process(settings.threads)
@@ -131,8 +166,9 @@ def usual_loop(settings: PretrainSettings, points: int, clock: Callable[[], floa
     sampler = Sampler(store, max_length=settings.max_length, batch_size=_BATCH, seed=settings.seed, documents=documents)
     config = model_config(settings.model_copy(update={"dropout": _DROPOUT}), store.vocab_size)
     torch.manual_seed(settings.seed)
-    model = their_model(config)
-    dtype = pick_precision(settings.precision, torch.device("cpu"), config.hidden_size)
+    device = pick_device(settings.device)
+    model = their_model(config).to(device)
+    dtype = pick_precision(settings.precision, device, config.hidden_size)
     step, _ = loop_of(model, dtype, settings.seed)
     schedule = fixed(_PEAK, _WARMUP, 1_000_000)  # by millionths of the budget
     found: list[Point] = []
@@ -141,7 +177,7 @@ def usual_loop(settings: PretrainSettings, points: int, clock: Callable[[], floa
         batch = sampler.batch(number)
         begun = clock()
         step(batch, schedule.learning_rate(int(1_000_000 * seconds / settings.budget)))
-        seconds += clock() - begun
+        seconds += clock() - begun if rate is None else batch.num_tokens / rate
         tokens, number = tokens + batch.num_tokens, number + 1
         if seconds >= settings.budget * (len(found) + 1) / points:
             loss, accuracy = score(model, PretrainingModel(config), held_out, store)
@@ -167,7 +203,8 @@ def draw(curves: dict[str, list[Point]], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    for (side, points), colour in zip(sorted(curves.items()), ("tab:blue", "tab:orange"), strict=False):
+    for side, points in sorted(curves.items()):
+        colour = "tab:orange" if side.startswith("transformers") else "tab:blue"
         minutes = [p.seconds / 60 for p in points]
         loss.plot(minutes, [p.mlm_loss for p in points], "o-", color=colour, markersize=3, label=side)
         accuracy.plot(minutes, [p.nsp_accuracy for p in points], "o-", color=colour, markersize=3)
@@ -187,7 +224,7 @@ def print_table(curves: dict[str, list[Point]]) -> None:
             print(
                 f"  {p.seconds:7.0f} s{p.tokens / 1e6:8.2f} M tokens  loss {p.mlm_loss:.3f}  next {p.nsp_accuracy:.1%}"
             )
-    if len(curves) == 2:
+    if set(curves) == {"transformers", "bertsmith"}:
         theirs = curves["transformers"][-1]
         below = [p for p in curves["bertsmith"] if p.mlm_loss <= theirs.mlm_loss]
         when = f"after {below[0].seconds:.0f} s" if below else "never"

@@ -35,6 +35,17 @@ def test_both_sides_and_the_picture(store: TokenStore, tmp_path: Path, capsys: p
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+def test_seconds_of_a_machine_of_given_speed(store: TokenStore, tmp_path: Path) -> None:
+    from recipe import ours, usual_loop
+
+    numbers = {"store": store.path, "layers": 1, "hidden_size": 20, "heads": 2, "max_positions": 48, "max_length": 33}
+    numbers |= {"budget": 2, "eval_instances": 11, "held_out": 0.1, "quiet": True, "threads": 1, "batch_size": 3}
+    settings = PretrainSettings.parse(numbers | {"precision": "float32", "output": tmp_path / "run"})
+    for points in (ours(settings, 2, rate=900), usual_loop(settings, 2, rate=900)):
+        assert points[-1].seconds == pytest.approx(2, rel=0.5)
+        assert [p.seconds for p in points] == pytest.approx([p.tokens / 900 for p in points])
+
+
 def test_their_weights_are_read_as_ours() -> None:
     from recipe import score
     from steps import their_model
