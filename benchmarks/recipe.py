@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def ours(settings: PretrainSettings, points: int, rate: float | None = None) -> list[Point]:
-    """Pre-train with the defaults, and return its evaluations; with a ``rate``, the steps that it makes in the budget."""
+    """Pre-train with the defaults, for the steps that a ``rate`` makes where there is one; return the evaluations."""
     if rate is not None:
         assert settings.budget is not None
         store = TokenStore.open(settings.store)
