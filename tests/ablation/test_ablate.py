@@ -128,6 +128,62 @@ def test_stopped_and_resumed_is_the_same(store: TokenStore, tmp_path: Path, monk
     assert ablate(settings(store, tmp_path / "parts", variants="bert,no-kept", resume=True), QUIET) == whole
 
 
+def test_a_report_keeps_the_variants_of_before(store: TokenStore, tmp_path: Path) -> None:
+    ablate(settings(store, tmp_path, variants="bert", seeds=1), QUIET)
+    rows = ablate(settings(store, tmp_path, variants="random-weights", seeds=1, resume=True), QUIET)
+    assert [row.variant for row in rows] == ["bert", "random-weights"]
+
+
+def test_random_weights_are_no_matter_of_the_pre_training(store: TokenStore, tmp_path: Path) -> None:
+    rows = ablate(settings(store, tmp_path, variants="bert,random-weights", pretraining_seeds=2), QUIET)
+    assert [len(row.tasks[0].scores) for row in rows] == [4, 2]
+    assert "of 2 pre-training(s)" in (tmp_path / "ablation" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_budget_of_time(store: TokenStore, tmp_path: Path) -> None:
+    (row,) = ablate(settings(store, tmp_path, variants="bert", steps=None, budget="3s", seeds=1), QUIET)
+    assert row.steps is not None
+    assert row.steps > 1
+
+
+def test_rows_that_changed_are_noticed(store: TokenStore, tmp_path: Path) -> None:
+    whole = settings(store, tmp_path, variants="bert", seeds=1)
+    ablate(whole, QUIET)
+    with (tmp_path / "train.csv").open("a", encoding="utf-8") as file:
+        file.write("the cow sees the cat,cat\n")
+    with pytest.raises(InputError, match=r"train\.csv: has changed since"):
+        ablate(whole.model_copy(update={"resume": True}), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learnin_rate": 1e-3}, r"network\.yaml: unknown setting 'learnin_rate'"),
+        ({"mask_share": 0.4, "direction": "both"}, r"network\.yaml: sets mask_share, by which the variants differ"),
+        ({"max_positions": 29, "max_length": 29}, r"pets\.yaml: max_length 30 is above the network's 29 positions"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_told_first(
+    store: TokenStore, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    whole = settings(store, tmp_path)
+    path = tmp_path / "network.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text("utf-8")) | changes), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        ablate(whole, QUIET)
+    assert not (tmp_path / "ablation").exists()
+
+
+def test_what_an_ablation_sets_itself_is_said(
+    store: TokenStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = settings(store, tmp_path, variants="random-weights", steps=1)
+    task_file(tmp_path, seeds=5, bilstm=True, quiet=True)
+    ablate(whole, Log())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "pets.yaml: seeds, bilstm left out" in said
+
+
 def test_every_variant_is_a_setting_that_exists() -> None:
     assert [v.name for v in chosen_variants("all")] == [v.name for v in VARIANTS]
     for variant in VARIANTS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bertsmith.comparison import compare as module
 from bertsmith.comparison.compare import WEIGHTED, compare_models
 from bertsmith.comparison.contenders import CLASSIFY, TAG
 from bertsmith.comparison.measures import Interval
-from bertsmith.comparison.outcome import Standing, conclusion
+from bertsmith.comparison.outcome import Standing, conclusion, usual_answer
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.features.encoder import Encoder
@@ -170,6 +171,53 @@ def test_overlap_is_counted_and_refused(run: Path, tmp_path: Path) -> None:
     compare_models(bad.model_copy(update={"allow_overlap": True}), QUIET)
 
 
+def test_dev_rows_that_are_test_rows_are_refused(run: Path, tmp_path: Path) -> None:
+    bad = settings(run, tmp_path, models="majority", curves="none")
+    with pytest.raises(InputError, match="11 of 11 test rows stand in the dev rows too"):
+        compare_models(bad.model_copy(update={"test": bad.dev}), QUIET)
+
+
+def test_rows_that_changed_are_noticed(run: Path, tmp_path: Path) -> None:
+    whole = settings(run, tmp_path, models="majority,tfidf", curves="none")
+    compare_models(whole, QUIET)
+    write_rows(whole.test, 17, 5)
+    with pytest.raises(InputError, match="has changed since") as caught:
+        compare_models(whole.model_copy(update={"resume": True}), QUIET)
+    assert str(whole.test) in str(caught.value)
+
+
+def test_other_models_are_added_and_none_is_lost(run: Path, tmp_path: Path) -> None:
+    compare_models(settings(run, tmp_path, models="majority,bag", curves="bag"), QUIET)
+    again = settings(run, tmp_path, models="tfidf", curves="none").model_copy(update={"resume": True})
+    standings = compare_models(again, QUIET)
+    assert [s.name for s in standings] == ["majority", "tfidf", "bag"]
+    assert [bool(s.curve) for s in standings] == [False, False, True]
+    assert CompareClassifySettings.from_yaml(again.output / "config.yaml").models == "majority,tfidf,bag"
+
+
+def test_a_part_of_the_rows_with_one_label(run: Path, tmp_path: Path) -> None:
+    rare = settings(run, tmp_path, models="tfidf,bert-logistic", curves="all")
+    rows = [f"{SUBJECTS[n % 3]} {n} sees it,{'rare' if n % 16 == 7 else 'often'}" for n in range(48)]
+    rare.train.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    for path in (rare.dev, rare.test):
+        path.write_text(f"text,label\nthis {path.stem},often\nthat {path.stem},rare\n", encoding="utf-8")
+    standings = compare_models(rare, QUIET)
+    assert [[rows for rows, _ in s.curve] for s in standings] == [[3, 6, 12, 24, 48]] * 2
+
+
+def test_pairs_and_what_the_report_says_of_the_run(run: Path, tmp_path: Path) -> None:
+    pairs = settings(run, tmp_path, models="tfidf,bag", curves="none")
+    for path in (pairs.train, pairs.dev, pairs.test):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join(["text,label,other", *(f"{line},it" for line in lines[1:])]) + "\n", encoding="utf-8")
+    compare_models(pairs.model_copy(update={"text_b": "other"}), QUIET)
+    report = json.loads((pairs.output / "report.json").read_text(encoding="utf-8"))
+    assert (report["train_rows"], report["dev_rows"], report["test_rows"]) == (33, 11, 13)
+    assert report["test_rows_in_train"] == 0
+    assert "1 threads" in report["device"]
+    assert all(model["dev"] > 0.5 for model in report["models"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -189,25 +237,48 @@ def test_what_does_not_fit(run: Path, tmp_path: Path, changes: dict[str, Any], m
 
 def standing(name: str, mean: float, gap: tuple[float, float, float] | None, *, pretrained: bool = False) -> Standing:
     difference = None if gap is None else Interval(*gap)
-    return Standing(name, f"about {name}", pretrained, None, [mean], difference, 1.0, 1.0, 5)
+    return Standing(name, f"about {name}", pretrained, None, mean, [mean], difference, 1.0, 1.0, 5)
 
 
 @pytest.mark.parametrize(
     ("other", "gap", "words"),
     [
         (0.7, (-0.1, -0.15, -0.05), "Fine-tuned BERT is better here than the best model without it, tfidf: accuracy"),
-        (0.79, (-0.01, -0.05, 0.03), "tfidf is as good here as fine-tuned BERT; use that"),
+        (0.79, (-0.01, -0.02, 0.03), "tfidf is as good here as fine-tuned BERT; use that"),
+        (0.75, (-0.05, -0.33, 0.02), "These test rows cannot tell tfidf from fine-tuned BERT"),
         (0.9, (0.1, 0.05, 0.15), "tfidf is better here than fine-tuned BERT; use that: accuracy 0.900 against 0.800"),
     ],
 )
 def test_the_conclusion_is_plain(other: float, gap: tuple[float, float, float], words: str) -> None:
     bert = standing("bert", 0.8, None, pretrained=True)
-    frozen = standing("bert-lstm", 0.95, (0.15, 0.1, 0.2), pretrained=True)
     worse = standing("majority", 0.1, (-0.7, -0.8, -0.6))
+    frozen = standing("bert-lstm", 0.81, (0.01, -0.01, 0.03), pretrained=True)
     sentence = conclusion([worse, standing("tfidf", other, gap), frozen, bert], "accuracy")
     assert words in sentence
     assert sentence.count(".\n") == 0
 
 
+def test_the_conclusion_names_frozen_vectors_where_they_are_best() -> None:
+    models = [
+        standing("tfidf", 0.79, (-0.01, -0.02, 0.03)),
+        standing("bert-logistic", 0.95, (0.15, 0.1, 0.2), pretrained=True),
+        standing("bert", 0.8, None, pretrained=True),
+    ]
+    assert "On frozen BERT vectors bert-logistic is better here than fine-tuned BERT" in conclusion(models, "accuracy")
+
+
+def test_dev_chooses_what_bert_is_measured_against() -> None:
+    lucky = replace(standing("tfidf", 0.9, (0.1, 0.05, 0.15)), dev=0.5)
+    models = [lucky, standing("bag", 0.7, (-0.1, -0.2, -0.05)), standing("bert", 0.8, None, pretrained=True)]
+    assert "the best model without it, bag" in conclusion(models, "accuracy")
+
+
 def test_without_bert_the_best_is_named() -> None:
     assert "Best here: tfidf" in conclusion([standing("tfidf", 0.5, None), standing("bag", 0.4, None)], "accuracy")
+
+
+def test_an_example_shows_what_most_runs_say() -> None:
+    runs = [[0, 2], [1, 0], [1, 1]]
+    assert [usual_answer(runs, row) for row in (0, 1)] == [1, 2]
+    tags = [[np.array([0, 0])], [np.array([0, 1])], [np.array([0, 1])]]
+    assert usual_answer(tags, 0).tolist() == [0, 1]

@@ -54,7 +54,8 @@ def slow_interval(measure: Measure, gold: np.ndarray, first: list[np.ndarray], s
     found = []
     for _ in range(1500):
         rows = rng.integers(0, len(gold), len(gold))
-        means = [np.mean([measure.of(gold[rows], run[rows]) for run in side]) for side in (first, second)]
+        sides = [[side[n] for n in rng.integers(0, len(side), len(side))] for side in (first, second)]
+        means = [np.mean([measure.of(gold[rows], run[rows]) for run in side]) for side in sides]
         found.append(means[0] - means[1])
     return np.percentile(found, [2.5, 97.5])
 
@@ -66,12 +67,24 @@ def test_interval_is_that_of_rows_drawn_again() -> None:
     def noisy(share: float) -> np.ndarray:
         return np.where(rng.random(len(gold)) < share, rng.integers(0, 3, len(gold)), gold)
 
-    first, second = [noisy(0.3), noisy(0.32)], [noisy(0.45), noisy(0.5)]
+    first, second = [noisy(0.3), noisy(0.32)], [noisy(0.35), noisy(0.6)]
     measure = measure_of("classify", "macro_f1", {"labels": ["a", "b", "c"]})
     found = compare(measure, gold, first, second, seed=0)
     assert found.difference == pytest.approx(
         np.mean([measure.of(gold, r) for r in first]) - np.mean([measure.of(gold, r) for r in second])
     )
     assert [found.low, found.high] == pytest.approx(slow_interval(measure, gold, first, second), abs=0.012)
-    same = compare(measure, gold, first, first, seed=0)
+    same = compare(measure, gold, first[:1], first[:1], seed=0)
     assert (same.difference, same.low, same.high) == (0, 0, 0)
+    rows_alone = compare(measure, gold, first[:1], second[1:], seed=0)
+    assert found.high - found.low > 1.2 * (rows_alone.high - rows_alone.low), "seeds that differ widen it"
+
+
+def test_many_labels_take_little_memory() -> None:
+    rng = np.random.default_rng(1)
+    gold, said = rng.integers(0, 150, (2, 400))
+    measure = measure_of("classify", "macro_f1", {"labels": [str(n) for n in range(150)]})
+    assert measure.counts(gold, said).nbytes < 1e6
+    assert measure.of(gold, said) == pytest.approx(
+        label_scores(gold, said, [str(n) for n in range(150)]).metrics["macro_f1"]
+    )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bertsmith.batch import Batch, pack
-from bertsmith.comparison.frozen import FrozenVectors, Memory
+from bertsmith.comparison.frozen import FrozenVectors, VectorMemory
 from bertsmith.comparison.networks import (
     BagOfVectors,
     CnnClassifier,
@@ -69,7 +69,7 @@ def test_order_counts_for_all_but_the_bag() -> None:
 
 @pytest.mark.parametrize("choice", ["last", "second-to-last", "1,3"])
 def test_frozen_vectors_are_the_encoder_s_and_made_once(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    bert, layers, memory = small_bert(), parse_layers(choice, 3), Memory()
+    bert, layers, memory = small_bert(), parse_layers(choice, 3), VectorMemory()
     source = FrozenVectors(bert, layers, memory)
     batch = batch_of()
     expected = token_vectors(bert, batch, layers, firsts_only=False)
@@ -86,18 +86,27 @@ def test_frozen_vectors_are_the_encoder_s_and_made_once(choice: str, monkeypatch
 
 
 def test_segments_tell_sequences_apart() -> None:
-    bert, memory = small_bert(), Memory()
+    bert, memory = small_bert(), VectorMemory()
     source = FrozenVectors(bert, parse_layers("last", 3), memory)
     ids = np.arange(5, 12)
     first, second = (source(pack([ids], [np.full(7, n)])) for n in (0, 1))
     assert not torch.allclose(first, second, atol=1e-2)
-    assert len(memory) == 2
+
+
+def test_vectors_without_room_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    bert, layers, batch = small_bert(), parse_layers("last", 3), batch_of()
+    expected = FrozenVectors(bert, layers, VectorMemory())(batch)
+    monkeypatch.setattr("bertsmith.comparison.frozen._MOST_BYTES", 12 * 2 * LENGTHS[0])
+    memory = VectorMemory()
+    for _ in range(2):
+        torch.testing.assert_close(FrozenVectors(bert, layers, memory)(batch), expected, atol=2e-3, rtol=2e-3)
+    assert memory.is_full
 
 
 def test_weighted_layers_learn_their_weights() -> None:
     bert = small_bert()
     layers = Layers((0, 1, 2, 3))
-    source = FrozenVectors(bert, layers, Memory(), weighted=True)
+    source = FrozenVectors(bert, layers, VectorMemory(), weighted=True)
     batch = batch_of()
     every = token_vectors(bert, batch, layers, firsts_only=False).view(-1, 4, 12)
     torch.testing.assert_close(source(batch), every.mean(1), atol=2e-3, rtol=2e-3)  # equal shares at first

@@ -15,7 +15,7 @@ from typing import Any
 from bertsmith import files
 from bertsmith.ablation.report import ablation_report, ablation_table
 from bertsmith.ablation.rows import Row, TaskScores
-from bertsmith.ablation.variants import Variant, chosen_variants
+from bertsmith.ablation.variants import VARIANTS, Variant, chosen_variants
 from bertsmith.ablation_config import AblateSettings
 from bertsmith.config import PretrainSettings
 from bertsmith.configuration import read_yaml
@@ -25,7 +25,12 @@ from bertsmith.task_config import SETTINGS, FinetuneSettings
 from bertsmith.tasks.by_name import TASKS
 from bertsmith.tasks.task import source
 from bertsmith.text.store import TokenStore
-from bertsmith.training.checkpoint import read_metrics, refuse_other_files, refuse_other_settings
+from bertsmith.training.checkpoint import (
+    read_metrics,
+    refuse_changed_files,
+    refuse_other_files,
+    refuse_other_settings,
+)
 from bertsmith.training.finetune import finetune
 from bertsmith.training.pretrain import pretrain
 
@@ -34,6 +39,8 @@ _FREE = ("resume", "quiet", "threads", "output", "variants")
 _FREE_OF_RUNS = ("resume", "quiet", "threads", "output")
 # What a task's file must leave to the ablation.
 _OURS = ("model", "output", "seeds", "seed", "from_scratch", "bilstm", "search", "resume", "threads", "quiet")
+# Those of them that change what a task comes to.
+_TOLD = ("seeds", "seed", "from_scratch", "bilstm", "search")
 
 
 def ablate(settings: AblateSettings, log: Log | None = None) -> list[Row]:
@@ -45,16 +52,18 @@ def ablate(settings: AblateSettings, log: Log | None = None) -> list[Row]:
         KeyboardInterrupt: stopped by the user; what was under way has its checkpoint.
     """
     log = log or Log(settings.quiet)
-    variants = chosen_variants(settings.variants)
-    tasks = {path: _task_values(path) for path in settings.tasks}
+    chosen_variants(settings.variants)
+    tasks = {path: _task_values(path, log) for path in settings.tasks}
     names = _names(settings.tasks)
+    network = _network(settings)
     for path, values in tasks.items():
-        _check_task(path, values, log)
+        _check_task(path, values, network, log)
     TokenStore.open(settings.store)
     with files.only_writer(settings.output):
-        _check_output(settings)
+        settings = _with_earlier(settings)
+        _check_output(settings, tasks)
         try:
-            rows = list(_rows(settings, variants, tasks, names, log))
+            rows = list(_rows(settings, chosen_variants(settings.variants), tasks, names, log))
         except KeyboardInterrupt:
             log.say(f"the ablation goes on with: bertsmith ablate --config {settings.output / 'config.yaml'} --resume")
             raise
@@ -65,11 +74,15 @@ def ablate(settings: AblateSettings, log: Log | None = None) -> list[Row]:
     return rows
 
 
-def _task_values(path: Path) -> dict[str, Any]:
+def _task_values(path: Path, log: Log) -> dict[str, Any]:
     """Return a task file's settings, with paths as seen from here."""
     values = read_yaml(path)
-    for name in _OURS:
-        values.pop(name, None)  # the config.yaml of a fine-tuning run has all of them
+    fields = FinetuneSettings.model_fields
+    # The config.yaml of a fine-tuning run has all of them; what somebody wrote by hand is not passed over silently.
+    own = {name: values.pop(name) for name in _OURS if name in values}
+    lost = [name for name, value in own.items() if name in _TOLD and value != fields[name].default]
+    if lost:
+        log.warn(f"{path}: {', '.join(lost)} left out; an ablation sets that itself")
     if values.get("task") not in SETTINGS:
         known = ", ".join(SETTINGS)
         raise InputError(
@@ -86,12 +99,50 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _check_task(path: Path, values: dict[str, Any], log: Log) -> None:
+def _network(settings: AblateSettings) -> PretrainSettings:
+    """Return the settings of the reference's pre-training; the file of settings is looked at before all else.
+
+    Raises:
+        InputError: the file has a setting that does not exist, or one by which the variants differ.
+    """
+    values = {} if settings.pretraining is None else read_yaml(settings.pretraining)
+    varied = {name for variant in VARIANTS for name in variant.pretraining}
+    fields = PretrainSettings.model_fields
+    if taken := sorted(name for name in varied if name in values and values[name] != fields[name].default):
+        raise InputError(
+            f"sets {', '.join(taken)}, by which the variants differ; take it out", path=settings.pretraining
+        )
+    try:
+        return PretrainSettings.parse(values | _of_the_ablation(settings, Path("-"), 0))
+    except InputError as error:
+        raise InputError(str(error), path=settings.pretraining) from None
+
+
+def _of_the_ablation(settings: AblateSettings, run: Path, seed: int) -> dict[str, Any]:
+    """Return the settings of pre-training that are the ablation's own."""
+    return {
+        "store": settings.store,
+        "output": run,
+        "size": settings.size,
+        "budget": settings.budget,
+        "steps": settings.steps,
+        "seed": seed,
+        "threads": settings.threads,
+        "quiet": settings.quiet,
+        "resume": (run / "config.yaml").exists(),
+    }
+
+
+def _check_task(path: Path, values: dict[str, Any], network: PretrainSettings, log: Log) -> None:
     """Read a task's rows, so that hours of pre-training do not end in a wrong column."""
     try:
         settings = _finetune_settings(values, model=Path("-"), output=Path("-"))
     except InputError as error:
         raise InputError(str(error), path=path) from None
+    if settings.max_length > network.max_positions:
+        raise InputError(
+            f"max_length {settings.max_length} is above the network's {network.max_positions} positions", path=path
+        )
     task = TASKS[values["task"]]
     train = task.read(source(settings, settings.train, task.roles, settings.limit))
     dev = train if settings.dev is None else task.read(source(settings, settings.dev, task.roles))
@@ -104,7 +155,18 @@ def _finetune_settings(values: dict[str, Any], **more: Any) -> FinetuneSettings:
     return settings
 
 
-def _check_output(settings: AblateSettings) -> None:
+def _with_earlier(settings: AblateSettings) -> AblateSettings:
+    """Return the settings with the variants of the ablation that goes on: a report never loses one."""
+    path = settings.output / "config.yaml"
+    if not settings.resume or not path.exists():
+        return settings
+    before = chosen_variants(AblateSettings.from_yaml(path).variants)
+    now = chosen_variants(settings.variants)
+    names = [variant.name for variant in VARIANTS if variant in before or variant in now]
+    return settings.model_copy(update={"variants": "all" if len(names) == len(VARIANTS) else ",".join(names)})
+
+
+def _check_output(settings: AblateSettings, tasks: dict[Path, dict[str, Any]]) -> None:
     path = settings.output / "config.yaml"
     if not path.exists():
         refuse_other_files(settings.output)
@@ -114,6 +176,8 @@ def _check_output(settings: AblateSettings) -> None:
             raise InputError(
                 f"holds an ablation; go on with: bertsmith ablate --config {path} --resume", path=settings.output
             )
+    rows = [Path(values[name]) for values in tasks.values() for name in ("train", "dev") if values.get(name)]
+    refuse_changed_files([*rows, settings.store / "manifest.json"], settings.output)
     settings.write(path)
 
 
@@ -128,7 +192,9 @@ def _rows(
         runs = []
         found: dict[str, list[float]] = {name: [] for name in names.values()}
         metrics: dict[str, str] = {}
-        for seed in range(settings.pretraining_seeds):
+        # Random weights come from no pre-training run: another one would give the same scores again.
+        seeds = 1 if variant.finetuning.get("from_scratch") else settings.pretraining_seeds
+        for seed in range(seeds):
             runs.append(_pretrained(settings, variant, seed, log))
             for path, values in tasks.items():
                 output = settings.output / "tasks" / names[path] / variant.name / f"seed-{seed}"
@@ -143,23 +209,10 @@ def _pretrained(settings: AblateSettings, variant: Variant, seed: int, log: Log)
     """Return the directory of a variant's pre-training, made if it is not there."""
     run = settings.output / "pretraining" / variant.pretrained_as / f"seed-{seed}"
     others = {} if settings.pretraining is None else read_yaml(settings.pretraining)
-    wanted = PretrainSettings.parse(
-        others
-        | dict(variant.pretraining)
-        | {
-            "store": settings.store,
-            "output": run,
-            "size": settings.size,
-            "budget": settings.budget,
-            "steps": settings.steps,
-            "seed": seed,
-            "threads": settings.threads,
-            "quiet": settings.quiet,
-            "resume": (run / "config.yaml").exists(),
-        }
-    )
+    wanted = PretrainSettings.parse(others | dict(variant.pretraining) | _of_the_ablation(settings, run, seed))
     if not _is_finished(wanted, run):
-        log.say(f"pre-training: {variant.about}, seed {seed}")
+        about = next(v.about for v in VARIANTS if v.name == variant.pretrained_as)
+        log.say(f"pre-training: {about}, seed {seed}")
         pretrain(wanted, log)
     return run
 

@@ -42,15 +42,19 @@ def ablation_report(directory: Path, rows: Sequence[Row]) -> Path:
     columns, cells = _cells(rows)
     names = {row.variant: translated(row.about) for row in rows}
     runs = [len(task.scores) for task in rows[0].tasks]
+    settings = read_yaml(directory / "config.yaml")
+    pretrainings = settings["pretraining_seeds"]
     sections = [
         Section(
             "What each came to",
             [
                 table(columns, cells),
                 paragraph(
-                    f"Means and standard deviations over {runs[0]} fine-tuning runs on dev. tokens: what fitted into "
-                    "the budget. loss: held out, in nats, of what the variant itself predicts, so losses of other "
-                    "masks, and of next tokens, cannot be compared. next: held-out next-sentence accuracy."
+                    f"Means and standard deviations over {runs[0]} fine-tuning runs of {pretrainings} pre-training(s), "
+                    "on the dev rows that also choose the epoch. With one pre-training a variant the deviation is of "
+                    "fine-tuning alone. tokens: what fitted into the budget. loss: held out, in nats, of what the "
+                    "variant itself predicts, so losses of other masks, and of next tokens, cannot be compared. next: "
+                    "held-out next-sentence accuracy."
                 ),
             ],
         ),
@@ -61,7 +65,7 @@ def ablation_report(directory: Path, rows: Sequence[Row]) -> Path:
         Section("The variants", [table(("variant", "what it is"), list(names.items()))]),
         Section(
             "Settings",
-            [table(("setting", "value"), [(k, str(v)) for k, v in read_yaml(directory / "config.yaml").items()])],
+            [table(("setting", "value"), [(k, str(v)) for k, v in settings.items()])],
         ),
     ]
     return write_report(directory / "report.html", "Ablation", directory.resolve().name, sections)

@@ -30,6 +30,7 @@ from bertsmith.comparison.outcome import (
     described,
     differences,
     only_one_right,
+    usual_answer,
 )
 from bertsmith.comparison.report import comparison_report, comparison_table
 from bertsmith.config import ModelConfig
@@ -40,10 +41,10 @@ from bertsmith.model.hub import pinned
 from bertsmith.model.weights import load_encoder, model_directory, read_info
 from bertsmith.task_config import SETTINGS, FinetuneSettings
 from bertsmith.tasks.by_name import TASKS
-from bertsmith.tasks.task import Facts, source, split_rows
+from bertsmith.tasks.task import Facts, Task, source, split_rows
 from bertsmith.tasks.texts import shown
 from bertsmith.text.tokenizer import Tokenizer
-from bertsmith.training.checkpoint import refuse_other_files, refuse_other_settings
+from bertsmith.training.checkpoint import refuse_changed_files, refuse_other_files, refuse_other_settings
 from bertsmith.training.device import pick_device, pick_precision, set_up_process
 from bertsmith.training.loop import StopRequest
 
@@ -71,17 +72,19 @@ def compare_models(settings: CompareSettings, log: Log | None = None) -> list[St
     """
     log = log or Log(settings.quiet)
     known = TAG if settings.task == "tag" else CLASSIFY  # type: ignore[attr-defined]
-    contenders = chosen_contenders(settings.models, known)
-    with_curves = chosen_contenders(settings.curves, known)
+    chosen_contenders(settings.curves, known)
     directory = model_directory(settings.model)
     settings = settings.model_copy(update={"model": pinned(settings.model, directory)})
-    contenders = [c for c in contenders if _fits_depth(c, read_info(directory).config.num_hidden_layers, log)]
-    if not contenders:
+    depth = read_info(directory).config.num_hidden_layers
+    if not any(c.least_depth <= depth for c in chosen_contenders(settings.models, known)):
         raise InputError(f"no model to compare: models is {settings.models!r}")
     threads = set_up_process(settings.threads)
     with files.only_writer(settings.output), StopRequest() as stop:
-        bench, train = _prepare(settings, directory, stop, log)
-        _check_output(settings)
+        settings = _with_earlier(settings, known)
+        contenders = [c for c in chosen_contenders(settings.models, known) if _fits_depth(c, depth, log)]
+        with_curves = chosen_contenders(settings.curves, known)
+        bench, train, shared = _prepare(settings, directory, stop, log)
+        _check_output(settings, directory)
         device = f"{bench.device}, {str(bench.dtype).removeprefix('torch.')}, {threads} threads"
         rows = f"{len(train.gold):,} train rows, {len(bench.dev.gold):,} dev rows, {len(bench.test.gold):,} test rows"
         log.say(f"{len(contenders)} models; {rows}; {device}")
@@ -91,7 +94,14 @@ def compare_models(settings: CompareSettings, log: Log | None = None) -> list[St
             log.say(f"stopped; what was fitted is kept. Go on with: {_resume_command(settings)}")
             raise
         standings, runs = _standings(settings, bench, train, contenders, fits)
-        found = _write(settings, bench, standings, runs, fits)
+        figures = {
+            "device": device,
+            "train_rows": len(train.gold),
+            "dev_rows": len(bench.dev.gold),
+            "test_rows": len(bench.test.gold),
+            "test_rows_in_train": shared,
+        }
+        found = _write(settings, bench, standings, runs, fits, figures)
     log.say(comparison_table(standings, bench.measure.name))
     log.say(found)
     log.say(f"report: {settings.output / 'report.html'}   figures: {settings.output / 'report.json'}")
@@ -105,27 +115,42 @@ def _resume_command(settings: CompareSettings) -> str:
     return f"bertsmith compare {task} --config {settings.output / 'config.yaml'} --resume"
 
 
+def _with_earlier(settings: CompareSettings, known: Sequence[Contender]) -> CompareSettings:
+    """Return the settings with the models of the comparison that goes on: a report never loses one."""
+    path = settings.output / "config.yaml"
+    if not settings.resume or not path.exists():
+        return settings
+    before = type(settings).from_yaml(path)
+    joined = {}
+    for field in ("models", "curves"):
+        lists = [chosen_contenders(getattr(one, field), known) for one in (before, settings)]
+        names = [contender.name for contender in known if any(contender in chosen for chosen in lists)]
+        joined[field] = "all" if len(names) == len(known) else ",".join(names) or "none"
+    return settings.model_copy(update=joined)
+
+
 def _fits_depth(contender: Contender, depth: int, log: Log) -> bool:
     """Tell whether the encoder has the layers that a contender reads."""
-    needed = {"second-to-last": 2, "sum-last-4": 4, "concat-last-4": 4}.get(contender.layers or "", 1)
-    if depth < needed:
+    fits = depth >= contender.least_depth
+    if not fits:
         log.warn(f"{contender.name} is left out: the model has {depth} layer(s)")
-    return depth >= needed
+    return fits
 
 
-def _prepare(settings: CompareSettings, directory: Path, stop: StopRequest, log: Log) -> tuple[Bench, Split]:
-    """Read and encode the rows, and load the encoder."""
+def _prepare(settings: CompareSettings, directory: Path, stop: StopRequest, log: Log) -> tuple[Bench, Split, int]:
+    """Read and encode the rows, and load the encoder; return also how many test rows stand in the training rows."""
     name: str = settings.task  # type: ignore[attr-defined]
     values = {key: getattr(settings, key) for key in (*_SHARED, *_OF_TASK[name])}
     tuning: FinetuneSettings = SETTINGS[name].parse(values)
     task = TASKS[name]
     train_rows = task.read(source(tuning, tuning.train, task.roles, tuning.limit))
     test_rows = task.read(source(tuning, settings.test, task.roles))
-    _refuse_overlap(task.keys(train_rows), task.keys(test_rows), test_rows.lines, settings, log)
+    shared = _refuse_overlap("training", task.keys(train_rows), task, test_rows, settings, log)
     if settings.dev is None:
         train_rows, dev_rows = split_rows(task, train_rows, _DEV_SHARE, settings.seed)
     else:
         dev_rows = task.read(source(tuning, settings.dev, task.roles))
+        _refuse_overlap("dev", task.keys(dev_rows), task, test_rows, settings, log)
     facts: Facts = task.facts(train_rows, dev_rows, tuning)
     published = read_info(directory).config
     if settings.max_length > published.max_position_embeddings:
@@ -138,6 +163,9 @@ def _prepare(settings: CompareSettings, directory: Path, stop: StopRequest, log:
     device = pick_device(settings.device)
     measure = measure_of(name, tuning.metric, facts)  # type: ignore[attr-defined]
     train, dev, test = (encoded(task, rows, facts, tokenizer) for rows in (train_rows, dev_rows, test_rows))
+    for name_of_rows, split in (("train", train), ("test", test)):
+        for note in task.notes(split.rows, split.examples, facts):
+            log.warn(f"{name_of_rows}: {note}")
     bench = Bench(
         task=task,
         facts=facts,
@@ -152,29 +180,30 @@ def _prepare(settings: CompareSettings, directory: Path, stop: StopRequest, log:
         dtype=pick_precision("auto", device, published.hidden_size),
         stop=stop,
     )
-    return bench, train
+    return bench, train, shared
 
 
 def _refuse_overlap(
-    train: Sequence[Any], test: Sequence[Any], lines: Sequence[int], settings: CompareSettings, log: Log
-) -> None:
-    """Refuse test rows that stand in the training rows, or say how many there are.
+    where: str, others: Sequence[Any], task: Task, test_rows: Any, settings: CompareSettings, log: Log
+) -> int:
+    """Refuse test rows that stand among ``others``, the rows of ``where``, or say and return how many there are.
 
     Raises:
         InputError: there are some, and the settings do not allow it.
     """
-    known = set(train)
-    shared = [line for key, line in zip(test, lines, strict=True) if key in known]
+    known = set(others)
+    shared = [line for key, line in zip(task.keys(test_rows), test_rows.lines, strict=True) if key in known]
     if not shared:
-        return
+        return 0
     first = ", ".join(str(line) for line in shared[:5])
-    message = f"{len(shared):,} of {len(test):,} test rows stand in the training rows too (lines {first})"
+    message = f"{len(shared):,} of {len(test_rows.lines):,} test rows stand in the {where} rows too (lines {first})"
     if not settings.allow_overlap:
         raise InputError(f"{message}; take them out, or give --allow-overlap", path=settings.test)
     log.warn(message)
+    return len(shared)
 
 
-def _check_output(settings: CompareSettings) -> None:
+def _check_output(settings: CompareSettings, directory: Path) -> None:
     path = settings.output / "config.yaml"
     if not path.exists():
         refuse_other_files(settings.output)
@@ -182,6 +211,8 @@ def _check_output(settings: CompareSettings) -> None:
         refuse_other_settings(settings, _FREE, settings.output)
         if not settings.resume:
             raise InputError(f"holds a comparison; go on with: {_resume_command(settings)}", path=settings.output)
+    rows = [file for file in (settings.train, settings.dev, settings.test) if file is not None]
+    refuse_changed_files([*rows, *sorted(directory.glob("*.safetensors"))], settings.output)
     settings.write(path)
 
 
@@ -208,12 +239,24 @@ def _fit_all(
                     if share not in parts:
                         parts[share] = part_of(bench, train, share, settings.seed)
                     fits[key] = fit(bench, contender, setting, seed, parts[share])
+                    _warn_of_room(bench, contender, log)
                     with path.open("a", encoding="utf-8") as file:
                         file.write(json.dumps({"key": key, **asdict(fits[key])}) + "\n")
                     if bench.stop.requested:
                         raise KeyboardInterrupt
                 advance(1, model=name, rows=f"{len(parts.get(share, train).gold):,}", dev=f"{fits[key].dev:.3f}")
     return fits
+
+
+def _warn_of_room(bench: Bench, contender: Contender, log: Log) -> None:
+    """Say once for each choice of layers that not all of its vectors could be kept."""
+    memory = bench.memory.get(contender.layers or "")
+    if memory is not None and memory.is_full and not memory.is_told:
+        memory.is_told = True
+        log.warn(
+            f"{contender.name}: the frozen vectors of all rows are too many to be kept; those without room are made "
+            "anew in every epoch (--limit takes fewer rows)"
+        )
 
 
 def _keys(settings: CompareSettings, contender: Contender, curve: bool, fits: dict[Key, Fit]) -> Iterator[Key]:
@@ -284,6 +327,7 @@ def _standings(
                 about=contender.about,
                 pretrained=contender.pretrained,
                 setting=described(contender, chosen[contender.name]),
+                dev=statistics.fmean(f.dev for f in fitted),
                 scores=scores,
                 difference=gaps[contender.name],
                 train_seconds=statistics.median(f.train_seconds for f in fitted),
@@ -301,18 +345,18 @@ def _write(
     standings: Sequence[Standing],
     runs: dict[str, list[Answers]],
     fits: dict[Key, Fit],
+    figures: dict[str, Any],
 ) -> str:
     """Write report.json, the learned weights of layers and report.html; return the sentence of conclusion."""
     sentence = conclusion(standings, bench.measure.name)
-    figures = {
-        "task": bench.task.name,
-        "measure": bench.measure.name,
-        "test_rows": len(bench.test.gold),
-        "conclusion": sentence,
-        "models": as_json(standings),
-    }
-    files.write_json(settings.output / "report.json", figures)
-    learned = [f.layer_weights for (_, _, _, share), f in fits.items() if f.layer_weights is not None and share == 1.0]
+    whole = {"task": bench.task.name, "measure": bench.measure.name, **figures, "conclusion": sentence}
+    files.write_json(settings.output / "report.json", whole | {"models": as_json(standings)})
+    chosen = {s.name: s.setting for s in standings}
+    learned = [
+        f.layer_weights
+        for (name, setting, _, share), f in fits.items()
+        if f.layer_weights is not None and share == 1.0 and chosen.get(name) == setting
+    ]
     if learned:
         shares = np.exp(learned) / np.exp(learned).sum(1, keepdims=True)
         write_shares(settings.output / WEIGHTED, model_directory(settings.model), shares.mean(0).tolist())
@@ -331,7 +375,7 @@ def _write(
 
 
 def _example(bench: Bench, number: int, bert: Sequence[Answers], other: Sequence[Answers]) -> Example:
-    """Return a test row and what the first runs of both say."""
+    """Return a test row and what both say in most of their runs."""
     rows, labels = bench.test.rows, bench.facts["labels"]
 
     def said(answer: Any) -> str:
@@ -346,6 +390,6 @@ def _example(bench: Bench, number: int, bert: Sequence[Answers], other: Sequence
         rows.lines[number],
         shown(rows.texts[number]),
         said(bench.test.gold[number]),
-        said(bert[0][number]),
-        said(other[0][number]),
+        said(usual_answer(bert, number)),
+        said(usual_answer(other, number)),
     )

@@ -36,13 +36,20 @@ class Contender:
         """Whether it is trained by gradients."""
         return self.kind in ("bag", "lstm", "cnn", "bert")
 
+    @property
+    def least_depth(self) -> int:
+        """The fewest layers that an encoder must have for it."""
+        return {"second-to-last": 2, "sum-last-4": 4, "concat-last-4": 4}.get(self.layers or "", 1)
+
 
 REFERENCE = "bert"
 
 _C = (10.0, 1.0, 100.0)
 _RATES = (1e-3, 3e-3, 3e-4)
 _BERT = (
-    Contender("bert-scratch", "the same BERT network from random weights", "bert", settings=(3e-4, 1e-4, 1e-3)),
+    Contender(
+        "bert-scratch", "the same BERT network from random weights, tuned as long", "bert", settings=(3e-4, 1e-4, 1e-3)
+    ),
     Contender(REFERENCE, "BERT, fine-tuned", "bert", pretrained=True, settings=(5e-5, 1e-4, 3e-4)),
 )
 

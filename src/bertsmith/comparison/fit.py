@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from bertsmith.batch import Batch
 from bertsmith.comparison.contenders import Contender
-from bertsmith.comparison.frozen import FrozenVectors, Memory, sequence_keys
+from bertsmith.comparison.frozen import FrozenVectors, VectorMemory, sequence_keys
 from bertsmith.comparison.measures import Answers, Measure
 from bertsmith.comparison.networks import (
     BagOfVectors,
@@ -86,7 +88,7 @@ class Bench:
     device: torch.device
     dtype: torch.dtype
     stop: StopRequest
-    memory: dict[str, Memory] = field(default_factory=dict)
+    memory: dict[str, VectorMemory] = field(default_factory=dict)
 
     def split(self, rows: Any) -> Split:
         """Encode rows."""
@@ -125,12 +127,14 @@ def fit(bench: Bench, contender: Contender, setting: float, seed: int, train: Sp
     Raises:
         KeyboardInterrupt: the user stopped it.
     """
+    if contender.layers is not None:
+        _remember(bench, contender, [train, bench.dev])
     if contender.is_network:
         return _fit_network(bench, contender, setting, seed, train)
     begun = time.monotonic()
     if contender.kind == "frequency":
         answer, parameters = _frequency_tagger(train, bench.facts)
-    elif contender.kind == "majority":
+    elif contender.kind == "majority" or len(set(train.gold)) == 1:  # a part of the rows may hold one label only
         commonest = int(np.bincount(np.asarray(train.gold)).argmax())
         answer, parameters = (lambda split: [commonest] * len(split.gold)), 1
     elif contender.kind == "tfidf":
@@ -138,6 +142,7 @@ def fit(bench: Bench, contender: Contender, setting: float, seed: int, train: Sp
     else:
         answer, parameters = _logistic(bench, contender, train, setting)
     dev = bench.measure.of(bench.dev.gold, answer(bench.dev))
+    _forget(bench, contender, bench.test)
     fitted = time.monotonic()
     answers = answer(bench.test)
     return Fit(dev, _plain(answers), fitted - begun, time.monotonic() - fitted, parameters)
@@ -161,12 +166,9 @@ def _logistic(bench: Bench, contender: Contender, train: Split, c: float) -> tup
     source = _frozen(bench, contender)
 
     def means(split: Split) -> np.ndarray:
-        pieces = []
-        for start in range(0, len(split.examples.lengths), bench.settings.batch_size):
-            numbers = range(start, min(start + bench.settings.batch_size, len(split.examples.lengths)))
-            batch = split.examples.batch(numbers).to(bench.device)
-            pieces.append(sequence_means(source(batch), batch.sequence_starts).cpu().numpy())
-        return np.concatenate(pieces)
+        return np.concatenate(
+            [sequence_means(source(batch), batch.sequence_starts).cpu().numpy() for batch in _batches(bench, split)]
+        )
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
     model.fit(means(train), np.asarray(train.gold))
@@ -206,7 +208,7 @@ def _frozen(bench: Bench, contender: Contender) -> FrozenVectors:
     depth = bench.config.num_hidden_layers
     weighted = contender.layers == "weighted"
     layers = Layers(tuple(range(depth + 1))) if weighted else parse_layers(contender.layers, depth)
-    memory = bench.memory.setdefault(contender.layers, {})
+    memory = bench.memory.setdefault(contender.layers, VectorMemory())
     return FrozenVectors(bench.bert, layers, memory, weighted=weighted)
 
 
@@ -266,11 +268,29 @@ def _fit_network(bench: Bench, contender: Contender, setting: float, seed: int, 
     return Fit(dev, _plain(answers), fitted - begun, seconds, size, weights)
 
 
+def _batches(bench: Bench, split: Split) -> Iterator[Batch]:
+    """Yield all rows of a split, in their order."""
+    count, size = len(split.examples.lengths), bench.settings.batch_size
+    for start in range(0, count, size):
+        yield split.examples.batch(range(start, min(start + size, count))).to(bench.device)
+
+
+def _remember(bench: Bench, contender: Contender, splits: Sequence[Split]) -> None:
+    """Make the frozen vectors that are not there yet before the clock runs: models share them."""
+    source = _frozen(bench, contender)
+    for batch in itertools.chain.from_iterable(_batches(bench, split) for split in splits):
+        if bench.stop.requested or source.memory.is_full:
+            return
+        source(batch)
+
+
 def _forget(bench: Bench, contender: Contender, split: Split) -> None:
     """Take a split's vectors out of the memory, so that the time of predicting has the encoder's in it."""
-    memory = bench.memory.get(contender.layers or "", {})
-    for number in range(len(split.examples.lengths)) if memory else ():
-        memory.pop(sequence_keys(split.examples.batch([number]))[0], None)
+    memory = bench.memory.get(contender.layers or "")
+    if memory is None:
+        return
+    for number in range(len(split.examples.lengths)):
+        memory.forget(sequence_keys(split.examples.batch([number]))[0])
 
 
 def answers_of(task: Task, outputs: Outputs, examples: Any, facts: Facts) -> Answers:

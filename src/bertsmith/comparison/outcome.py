@@ -17,6 +17,8 @@ FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Parts of the training rows that learning curves are made of, beside all."""
 
 _EXAMPLES = 20
+# What is called as good: at worst (at the lower end of the interval) so much below fine-tuned BERT.
+_AS_GOOD = 0.02
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Standing:
         name, about: which model.
         pretrained: whether it has pre-trained weights.
         setting: the chosen one; None if it has none.
-        scores: of each seed.
+        dev: mean of the measure on dev, over the seeds.
+        scores: of each seed, on the test rows.
         difference: from fine-tuned BERT, with its interval; None for BERT itself, or without it.
         train_seconds, predict_seconds: medians over the seeds.
         parameters: numbers in it.
@@ -38,6 +41,7 @@ class Standing:
     about: str
     pretrained: bool
     setting: float | None
+    dev: float
     scores: list[float]
     difference: Interval | None
     train_seconds: float
@@ -86,19 +90,30 @@ def differences(
 
 
 def best_without(standings: Sequence[Standing]) -> Standing | None:
-    """Return the best model that has no pre-trained weights and is no BERT; the first of equal ones."""
-    others = [s for s in standings if not s.pretrained and not s.name.startswith("bert")]
-    return max(others, key=lambda s: s.mean) if others else None
+    """Return the model that is best on dev among those without pre-trained weights that are no BERT."""
+    return _best([s for s in standings if not s.pretrained and not s.name.startswith("bert")])
+
+
+def _best(standings: Sequence[Standing]) -> Standing | None:
+    """Return the best on dev, of equal ones the first: the test rows choose nothing."""
+    return max(standings, key=lambda s: s.dev) if standings else None
 
 
 def conclusion(standings: Sequence[Standing], measure: str) -> str:
-    """Return one plain sentence: what to use here, by the interval of the difference."""
-    by_name = {s.name: s for s in standings}
-    bert, other = by_name.get(REFERENCE), best_without(standings)
+    """Return what to use here in a sentence, by the intervals of the differences from fine-tuned BERT."""
+    bert = next((s for s in standings if s.name == REFERENCE), None)
+    other, name = best_without(standings), spoken(measure)
     if bert is None or other is None or other.difference is None:
-        best = max(standings, key=lambda s: s.mean)
-        return f"Best here: {best.name} ({best.about}), {spoken(measure)} {best.mean:.3f}."
-    gap, name = other.difference, spoken(measure)
+        best = _best(standings)
+        assert best is not None
+        return f"Best here: {best.name} ({best.about}), {name} {best.mean:.3f}."
+    frozen = _best([s for s in standings if s.pretrained and s.name != REFERENCE])
+    if frozen is not None and frozen.difference is not None and frozen.difference.low > 0 and frozen.mean > other.mean:
+        return (
+            f"On frozen BERT vectors {frozen.name} is better here than fine-tuned BERT: {name} {frozen.mean:.3f} "
+            f"against {bert.mean:.3f}; the best model without BERT, {other.name}, has {other.mean:.3f}."
+        )
+    gap = other.difference
     interval = f"95 % interval of the difference {min(abs(gap.low), abs(gap.high)):.3f} to"
     if gap.high < 0:
         return (
@@ -110,9 +125,14 @@ def conclusion(standings: Sequence[Standing], measure: str) -> str:
             f"{other.name} is better here than fine-tuned BERT; use that: {name} {other.mean:.3f} against "
             f"{bert.mean:.3f} ({interval} {gap.high:.3f})."
         )
+    if gap.low >= -_AS_GOOD:
+        return (
+            f"{other.name} is as good here as fine-tuned BERT; use that: {name} {other.mean:.3f} against "
+            f"{bert.mean:.3f} (95 % interval of the difference {gap.low:+.3f} to {gap.high:+.3f})."
+        )
     return (
-        f"{other.name} is as good here as fine-tuned BERT; use that: {name} {other.mean:.3f} against {bert.mean:.3f} "
-        f"(95 % interval of the difference {gap.low:+.3f} to {gap.high:+.3f})."
+        f"These test rows cannot tell {other.name} from fine-tuned BERT: {name} {other.mean:.3f} against "
+        f"{bert.mean:.3f} (95 % interval of the difference {gap.low:+.3f} to {gap.high:+.3f}); more of them would."
     )
 
 
@@ -120,6 +140,12 @@ def only_one_right(measure: Measure, gold: Answers, first: Sequence[Answers], se
     """Return the numbers of rows that ``first`` gets right in most of its runs and ``second`` in none of its."""
     right, other = (np.mean([measure.is_right(gold, run) for run in runs], axis=0) for runs in (first, second))
     return np.flatnonzero((right > 0.5) & (other == 0))[:_EXAMPLES]
+
+
+def usual_answer(runs: Sequence[Answers], row: int) -> Any:
+    """Return what most of a model's runs say of a row; of equally many, what the first of them says."""
+    answers = [run[row] for run in runs]
+    return max(answers, key=lambda answer: sum(np.array_equal(answer, other) for other in answers))
 
 
 def described(contender: Contender, setting: float) -> float | None:
@@ -137,6 +163,7 @@ def as_json(standings: Sequence[Standing]) -> list[dict[str, Any]]:
                 "model": s.name,
                 "about": s.about,
                 "setting": s.setting,
+                "dev": s.dev,
                 "scores": s.scores,
                 "mean": s.mean,
                 "deviation": s.deviation,

@@ -62,9 +62,10 @@ def comparison_report(
     runs = max(len(s.scores) for s in standings)
     explanation = (
         f"Test rows, mean and standard deviation over {runs} seed(s); against BERT: the difference from fine-tuned "
-        "BERT with the 95 % interval of a paired bootstrap over the rows. Each model's setting (learning rate, or C of "
-        "a logistic regression) was chosen on dev among equally many. Seconds are of this machine. Frozen vectors "
-        "are made once for all models that read them: their time is in prediction, not in training."
+        "BERT with the 95 % interval of a paired bootstrap over rows and seeds. Each model's setting (learning rate, "
+        "or C of a logistic regression) was chosen on dev among equally many. Seconds are of this machine; texts are "
+        "cut into tokens beforehand, but for TF-IDF, whose own features are in its time. Frozen vectors are made once "
+        "for all models that read them: their time is in prediction, not in training."
     )
     sections = [
         Section("What to use here", [paragraph(sentence)]),
@@ -78,7 +79,8 @@ def comparison_report(
         steps = sorted({rows for curve in curves.values() for rows, _ in curve})
         lines = [(name, *(f"{dict(curve).get(n, float('nan')):.3f}" for n in steps)) for name, curve in curves.items()]
         learned = table(("training rows", *(f"{n:,}" for n in steps)), lines)
-        sections.append(Section("Learning from fewer rows", [chart, learned]))
+        note = "Parts of the rows: one run, with the setting that was chosen on all of them. All rows: the mean above."
+        sections.append(Section("Learning from fewer rows", [chart, learned, paragraph(note)]))
     for title, found in examples.items():
         cases = [(e.line, e.text, e.gold, e.first, e.second) for e in found]
         head = ("line", "text", "right", REFERENCE, other or "")

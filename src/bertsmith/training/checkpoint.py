@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +30,9 @@ FREE = (
 )
 """Settings that may differ between the first session of a run and its continuation."""
 
+INPUTS = "inputs.json"
+"""What the files that a directory's runs read held when the first of them began, by path."""
+
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -48,6 +51,24 @@ def refuse_other_settings(settings: Configuration, free: Collection[str], direct
             "Choose another output directory, or the same settings",
             path=directory,
         )
+
+
+def refuse_changed_files(read: Iterable[Path], directory: Path) -> None:
+    """Write down the checksums of what is read, or refuse to go on if a file is not what it was.
+
+    Raises:
+        InputError: one is not; the message names it.
+    """
+    path = directory / INPUTS
+    before = files.read_json(path, what="the checksums of what was read") if path.exists() else {}
+    now = {str(file): files.sha256(file) for file in read}
+    for file, sum_now in now.items():
+        if before.get(file, sum_now) != sum_now:
+            raise InputError(
+                f"has changed since {directory} was begun; choose another output directory", path=Path(file)
+            )
+    if before != before | now:
+        files.write_json(path, before | now)
 
 
 def refuse_other_files(directory: Path) -> None:
