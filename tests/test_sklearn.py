@@ -82,6 +82,16 @@ def test_a_search_over_layers_with_a_cache(tmp_path: Path, model: Path) -> None:
     assert (tmp_path / "vectors.sqlite3").stat().st_size > 4 * 60 * 80
 
 
+def test_a_model_that_changes_on_disk_does_not_mix_up_the_cache(tmp_path: Path) -> None:
+    directory = save(tmp_path / "model")
+    old = BertFeatures(directory, cache=tmp_path / "cache").fit([])
+    save(directory, seed=6)
+    new = BertFeatures(directory, cache=tmp_path / "cache").fit([])
+    stored = old.transform(["a b"])
+    assert np.abs(new.transform(["a b"]) - stored).max() > 0.1
+    np.testing.assert_array_equal(new.transform(["a b"]), Encoder.load(directory).encode(["a b"]))
+
+
 def test_settings_that_do_not_fit(model: Path) -> None:
     with pytest.raises(InputError, match="layer 9"):
         BertFeatures(model, layers="9").fit(["a"])

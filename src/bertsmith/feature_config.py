@@ -27,12 +27,14 @@ class EmbedSettings(Configuration):
         None,
         description="last, second-to-last, sum-last-4, concat-last-4, all, or numbers with commas between: -1 the last "
         "layer, 1 the first, 0 the embeddings; several are laid one after the other. weighted:FILE takes all, by the "
-        "weights that 'bertsmith compare' learned. By default the last.",
+        "weights in weighted_layers.json, which 'bertsmith compare tag' writes if its models include bert-lstm-weighted. "
+        "By default the last.",
     )
     pooling: Literal["auto", "cls", "mean", "max", "first-last-mean"] = Field(
         "auto",
-        description="How tokens become a vector; first-last-mean: the mean over tokens of the first and last layer's "
-        "mean; auto: what a sentence-transformers directory says, or mean.",
+        description="How tokens become a vector; cls: the first token's, or the last one's where a model reads left to "
+        "right; first-last-mean: the mean over tokens of the first and last layer's mean; auto: what a "
+        "sentence-transformers directory says, or mean.",
     )
     normalize: bool | None = Field(
         None, description="Scale vectors to length 1; by default as a sentence-transformers directory says, or not."

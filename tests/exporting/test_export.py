@@ -308,3 +308,14 @@ def test_a_directory_for_sentence_transformers(tmp_path: Path, capsys: pytest.Ca
     assert (theirs * ours).sum(1).min() > 0.99999
     assert np.abs(ours[0] - ours[1]).max() > 0.01
     assert Encoder.load(tmp_path / "out").recipe == Encoder.load(model, normalize=True).recipe
+
+
+def test_left_to_right_the_last_token_goes_to_sentence_transformers(tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    model = save(tmp_path / "model", "vectors", is_decoder=True)
+    export(settings(model, tmp_path / "out", format="sentence-transformers", pooling="cls"), Log(quiet=True))
+    texts = some_inputs("vectors")
+    theirs = library.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(texts)
+    ours = Encoder.load(model, pooling="cls").encode(texts)
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    assert np.abs(ours[0] - ours[1]).max() > 0.01

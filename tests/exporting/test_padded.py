@@ -63,8 +63,9 @@ def test_tasks(name: str, changes: dict[str, Any], batch: Batch) -> None:
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_vectors(pooling: Any, normalize: bool, batch: Batch) -> None:
-    bert = network("vectors")
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_vectors(pooling: Any, normalize: bool, is_decoder: bool, batch: Batch) -> None:
+    bert = network("vectors", is_decoder=is_decoder)
     assert isinstance(bert, Bert)
     recipe = Recipe(Layers((2,)), pooling, normalize, 41)
     with torch.no_grad():

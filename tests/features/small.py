@@ -17,7 +17,7 @@ TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for
 LAYERS, HIDDEN, POSITIONS = 5, 20, 41
 
 
-def save(directory: Path, *, seed: int = 5, layers: int = LAYERS) -> Path:
+def save(directory: Path, *, seed: int = 5, layers: int = LAYERS, is_decoder: bool = False) -> Path:
     """Save a model whose texts differ clearly."""
     torch.manual_seed(seed)
     config = ModelConfig(
@@ -28,6 +28,7 @@ def save(directory: Path, *, seed: int = 5, layers: int = LAYERS) -> Path:
         intermediate_size=31,
         max_position_embeddings=POSITIONS,
         initializer_range=0.4,
+        is_decoder=is_decoder,
     )
     save_model(Bert(config), directory, Tokenizer.from_tokens(TOKENS, lowercase=True))
     return directory

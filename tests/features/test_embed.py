@@ -76,7 +76,7 @@ def test_row_n_is_text_n(
     encoder = Encoder.load(model, layers="-1,0", pooling="max")
     np.testing.assert_array_equal(vectors_of(output), encoder.encode(texts))
     said = about(output)
-    assert (said["layers"], said["pooling"], said["model"]) == ([5, 0], "max", encoder.checksum())
+    assert (said["layers"], said["pooling"], said["model"]) == ([5, 0], "max", encoder.checksum)
     assert not work_directory(output).exists()
     extra = {"out.npy.json"} if kind == "npy" else set()
     assert {p.name for p in tmp_path.iterdir()} == {"texts.txt", output.name, *extra}
@@ -267,6 +267,39 @@ def test_unfinished_work_of_others_is_refused(
         embed(settings(model, changed, output), QUIET)
     embed(settings(model, changed, output, overwrite=True), QUIET)
     assert np.load(output).shape == (1, 20)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "vectors.bin", "job.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_somebody_else_is_left_alone(
+    tmp_path: Path, model: Path, lines: Path, name: str, overwrite: bool
+) -> None:
+    theirs = work_directory(tmp_path / "out.npy") / name
+    theirs.parent.mkdir()
+    theirs.write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"out\.npy\.partial: holds {name}; expected nothing but unfinished"):
+        embed(settings(model, lines, tmp_path / "out.npy", overwrite=overwrite), QUIET)
+    assert [path.read_text(encoding="utf-8") for path in theirs.parent.iterdir()] == ["{}"]
+
+
+def test_what_is_put_beside_unfinished_work_stays(
+    tmp_path: Path, model: Path, lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.npy"
+    unfinished(model, lines, output, monkeypatch)
+    work = work_directory(output)
+    (work / ".progress.json.ab_1cd2e").touch()
+    writing = embed_module.write_output
+
+    def disturbed(*arguments: object) -> None:
+        (work / "notes.txt").write_text("mine", encoding="utf-8")
+        writing(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embed_module, "write_output", disturbed)
+    embed(settings(model, lines, output), QUIET)
+    assert np.load(output).shape == (1301, 20)
+    assert [path.name for path in work.iterdir()] == ["notes.txt"]
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_standard_input_goes_on_only_with_the_same_texts(

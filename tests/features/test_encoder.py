@@ -16,7 +16,7 @@ from bertsmith.features import encoder as encoder_module
 from bertsmith.features.encoder import Encoder, Text
 from bertsmith.features.layers import CHOICES, parse_layers
 from bertsmith.text.tokenizer import Tokenizer
-from tests.features.small import HIDDEN, LAYERS, POSITIONS, some_texts
+from tests.features.small import HIDDEN, LAYERS, POSITIONS, save, some_texts
 
 REAL = [
     "A film of quiet power, told without a false note.",
@@ -90,7 +90,8 @@ def test_vectors_are_those_of_transformers(model: Path, layers: str, pooling: st
 
 @pytest.mark.parametrize(("layers", "pooling"), [("last", "mean"), ("concat-last-4", "cls"), ("all", "max")])
 def test_the_real_encoder(sentence_model: Path, layers: str, pooling: str) -> None:
-    encoder = Encoder.load(sentence_model, layers=layers, pooling=pooling, max_length=100)  # type: ignore[arg-type]
+    given = {"layers": layers, "pooling": pooling, "normalize": False, "max_length": 100}
+    encoder = Encoder.load(sentence_model, **given)  # type: ignore[arg-type]
     wanted = expected(*theirs(sentence_model, list(REAL), 100), layers, pooling)
     np.testing.assert_allclose(encoder.encode(REAL), wanted, atol=1e-5)
 
@@ -104,6 +105,18 @@ def test_a_directory_of_sentence_transformers_says_how(sentence_model: Path) -> 
     assert (vectors * wanted).sum(1).min() > 0.99999
     # Every layer's vectors, for a model that weighs them, are as they are.
     assert not Encoder.load(sentence_model, layers="all").recipe.normalize
+
+
+def test_the_vector_that_sums_up_is_the_last_one_where_a_model_reads_left_to_right(tmp_path: Path) -> None:
+    directory = save(tmp_path / "m", is_decoder=True)
+    texts: list[Text] = [*some_texts(29), "", ("abc d", "ef"), "a " * 70]
+    for layers in ("last", "0", "sum-last-4"):
+        tokens = Encoder.load(directory, layers=layers, tokens=True, threads=1)
+        (every,) = tokens.stream(texts, tokens=True)
+        vectors = Encoder.load(directory, layers=layers, pooling="cls", threads=1).encode(texts)
+        np.testing.assert_allclose(vectors, every.vectors[np.cumsum(every.lengths) - 1], atol=1e-5)
+    # Above the embeddings, the first token's would be the same for all.
+    assert np.ptp(vectors[:29], axis=0).max() > 0.5
 
 
 def test_company_order_and_threads_do_not_matter(model: Path) -> None:

@@ -59,6 +59,20 @@ def test_normalised_and_longer_than_its_positions(tmp_path: Path, model: Path) -
     np.testing.assert_allclose(np.linalg.norm(encoder.encode(["a b", "c"]), axis=1), 1, atol=1e-6)
 
 
+def test_what_is_not_given_stays_the_directorys(tmp_path: Path, model: Path) -> None:
+    limits = {"max_seq_length": 17, "do_lower_case": True}
+    directory = sentence_directory(model, tmp_path / "m", ALL, {"pooling_mode": "cls"}, **limits)
+    for pooling in ("auto", "cls", "mean", "max"):
+        recipe = Encoder.load(directory, pooling=pooling).recipe  # type: ignore[arg-type]
+        assert recipe.pooling == ("cls" if pooling == "auto" else pooling)
+        assert (recipe.normalize, recipe.max_length, recipe.lowercase) == (True, 17, True)
+    asked = Encoder.load(directory, pooling="mean", normalize=False, max_length=9).recipe
+    assert (asked.normalize, asked.max_length, asked.lowercase) == (False, 9, True)
+    # It scales what is made of the last layer, and says nothing of others.
+    first_last = Encoder.load(directory, pooling="first-last-mean").recipe
+    assert (first_last.normalize, first_last.max_length, first_last.lowercase) == (False, 17, True)
+
+
 def test_lower_casing_before_the_tokenizer(tmp_path: Path, model: Path) -> None:
     cased = tmp_path / "cased"
     save_model(Bert(read_info(model).config), cased, Tokenizer.from_tokens(TOKENS, lowercase=False))
@@ -82,10 +96,12 @@ def test_lower_casing_before_the_tokenizer(tmp_path: Path, model: Path) -> None:
 def test_what_is_not_supported(
     tmp_path: Path, model: Path, modules: list[str], pooling: dict[str, object], message: str
 ) -> None:
-    directory = sentence_directory(model, tmp_path / "m", modules, pooling)
+    directory = sentence_directory(model, tmp_path / "m", modules, pooling, max_seq_length=17)
     with pytest.raises(InputError, match=message):
         Encoder.load(directory)
-    assert Encoder.load(directory, pooling="mean").encode(["a"]).shape == (1, 20)
+    recipe = Encoder.load(directory, pooling="mean").recipe
+    # The length of texts is the encoder's; the scale of what comes out of unknown modules is not.
+    assert (recipe.pooling, recipe.max_length, recipe.normalize) == ("mean", 17, modules == ALL)
 
 
 def test_damage_and_prompts(tmp_path: Path, model: Path) -> None:

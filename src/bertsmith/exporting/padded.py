@@ -65,19 +65,22 @@ class PaddedModel(nn.Module):
         for layer in bert.layers:
             hidden = _layer(cast(Layer, layer), hidden, unseen)
         if self.recipe is not None:
-            return _pooled_vectors(hidden, attention_mask, self.recipe)
+            return _pooled_vectors(hidden, attention_mask, self.recipe, bert.config.is_decoder)
         assert self.head is not None
         if self.of_tokens:
             logits: Tensor = self.head(hidden)
             return logits
-        if bert.config.is_decoder:
-            # A token that sees only those before it tells of the whole sequence where it is the last.
-            last = attention_mask.sum(1) - 1
-            ends = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
-        else:
-            ends = hidden[:, 0]
-        scores: Tensor = self.head(bert.pooler(ends).tanh())
+        scores: Tensor = self.head(bert.pooler(_summing(hidden, attention_mask, bert.config.is_decoder)).tanh())
         return scores
+
+
+def _summing(hidden: Tensor, attention_mask: Tensor, is_decoder: bool) -> Tensor:
+    """Return (N, H), the vectors of the tokens that sum sequences up."""
+    if not is_decoder:
+        return hidden[:, 0]
+    # A token that sees only those before it tells of the whole sequence where it is the last.
+    last = attention_mask.sum(1) - 1
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
 def _layer(layer: Layer, hidden: Tensor, unseen: Tensor) -> Tensor:
@@ -95,9 +98,9 @@ def _layer(layer: Layer, hidden: Tensor, unseen: Tensor) -> Tensor:
     return out
 
 
-def _pooled_vectors(hidden: Tensor, attention_mask: Tensor, recipe: Recipe) -> Tensor:
+def _pooled_vectors(hidden: Tensor, attention_mask: Tensor, recipe: Recipe, is_decoder: bool) -> Tensor:
     if recipe.pooling == "cls":
-        vectors = hidden[:, 0]
+        vectors = _summing(hidden, attention_mask, is_decoder)
     elif recipe.pooling == "max":
         vectors = (hidden + (1 - attention_mask[:, :, None]).float() * _FAR_BELOW).amax(1)
     else:

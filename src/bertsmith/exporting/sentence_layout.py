@@ -23,9 +23,11 @@ def write_sentence_model(subject: Subject, directory: Path) -> None:
         for n, name in enumerate(modules)
     ]
     files.write_json(directory / MODULES, listed)
+    left_to_right = bert.config.is_decoder
     pooling = {
         "word_embedding_dimension": bert.config.hidden_size,
-        "pooling_mode_cls_token": recipe.pooling == "cls",
+        "pooling_mode_cls_token": recipe.pooling == "cls" and not left_to_right,
+        "pooling_mode_lasttoken": recipe.pooling == "cls" and left_to_right,
         "pooling_mode_mean_tokens": recipe.pooling == "mean",
         "pooling_mode_max_tokens": recipe.pooling == "max",
     }

@@ -37,7 +37,7 @@ def encode_cached(encoder: Encoder, texts: Sequence[Text], directory: Path) -> n
     out = np.empty((len(texts), encoder.width), dtype=np.float32)
     if not len(texts):
         return out
-    about = encoder.checksum() + json.dumps(encoder.recipe.to_json()) + encoder.device.type
+    about = encoder.checksum + json.dumps(encoder.recipe.to_json()) + encoder.device.type
     with _open(directory) as connection:
         for first in range(0, len(texts), _TEXTS):
             part = texts[first : first + _TEXTS]

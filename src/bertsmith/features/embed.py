@@ -15,7 +15,16 @@ from bertsmith.feature_config import EmbedSettings
 from bertsmith.features.encoder import Encoder, Text, Vectors, usable_precision
 from bertsmith.features.formats import Finished, companions, format_of, how_to_read, write_output
 from bertsmith.features.inputs import TextDigest, count_inputs, input_identity, read_inputs
-from bertsmith.features.spool import Progress, begin, begin_output, has_begun_output, open_spool, remove, work_directory
+from bertsmith.features.spool import (
+    Progress,
+    begin,
+    begin_output,
+    has_begun_output,
+    open_spool,
+    refuse_foreign,
+    remove,
+    work_directory,
+)
 from bertsmith.training.device import set_up_process
 from bertsmith.training.disk import is_full
 from bertsmith.training.launch import over_texts
@@ -199,7 +208,7 @@ def _skip(texts: Iterator[Text], done: Progress, digest: TextDigest, path: Path)
 def _job(settings: EmbedSettings, encoder: Encoder, kind: str) -> dict[str, Any]:
     """Return what vectors are made of and with: the identity of the work, and the output's metadata."""
     return {
-        "model": encoder.checksum(),
+        "model": encoder.checksum,
         "input": input_identity(settings.input),
         **encoder.recipe.to_json(),
         "tokens": settings.tokens,
@@ -216,6 +225,7 @@ def _check_output(settings: EmbedSettings, kind: str) -> None:
     output = settings.output
     if output.is_dir():
         raise InputError("is a directory; expected the name of a file to write", path=output)
+    refuse_foreign(work_directory(output))
     is_ours = has_begun_output(work_directory(output))
     for path in (output, *companions(output, kind, tokens=settings.tokens)):
         if path.exists() and settings.input.exists() and path.samefile(settings.input):

@@ -53,8 +53,8 @@ def parse_layers(choice: str, num_layers: int) -> Layers:
     last_four = tuple(range(num_layers - 3, num_layers + 1))
     if choice.startswith("weighted"):
         raise InputError(
-            f"layers {choice!r}: expected weighted:FILE, with the weights that 'bertsmith compare' wrote to "
-            "weighted_layers.json"
+            f"layers {choice!r}: expected weighted:FILE, with the weights in weighted_layers.json, which 'bertsmith "
+            "compare tag' writes if its models include bert-lstm-weighted"
         )
     found = {
         "last": Layers((num_layers,)),
@@ -88,22 +88,23 @@ def _place(number: int, num_layers: int) -> int:
 
 
 def token_vectors(bert: Bert, batch: Batch, layers: Layers, *, firsts_only: bool) -> Tensor:
-    """Return (T, W) vectors of all tokens of a batch, or (N, W) of each sequence's first.
+    """Return (T, W) vectors of all tokens of a batch, or (N, W) of the one of each sequence that sums it up.
 
+    That is the first, [CLS], or the last where a model reads left to right: there the first has seen nothing else.
     Layers above the highest that is needed are not run, and that one only does what the wanted tokens need.
     """
     plan = plan_attention(batch.sequence_starts, batch.token_ids.device, bert.config.is_decoder, batch.max_length)
-    firsts = batch.sequence_starts[:-1] if firsts_only else None
+    summing = bert.summing_tokens(batch) if firsts_only else None
     top = max(layers.numbers)
     state = bert.embeddings(batch)
     kept: dict[int, Tensor] = {}
     for number in range(top + 1):
         if number:
-            state = bert.layers[number - 1](state, plan, firsts if number == top else None)
+            state = bert.layers[number - 1](state, plan, summing if number == top else None)
         if number in layers.numbers:
             # The top layer above 0 has left out the other tokens by itself.
             hidden = state.exact
-            kept[number] = hidden if firsts is None or 0 < number == top else hidden.index_select(0, firsts)
+            kept[number] = hidden if summing is None or 0 < number == top else hidden.index_select(0, summing)
     parts = [kept[number] for number in layers.numbers]
     if layers.shares is not None:
         return torch.stack([share * part for share, part in zip(layers.shares, parts, strict=True)]).sum(0)

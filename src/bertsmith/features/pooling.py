@@ -14,9 +14,10 @@ def pool(vectors: Tensor, sequence_starts: Tensor, how: Pooling) -> Tensor:
     """Return (N, W) of N sequences; every token counts, [CLS] and [SEP] too, and there is no padding that could.
 
     Args:
-        vectors: (T, W) of all tokens; for ``cls`` (N, W) of the first ones.
+        vectors: (T, W) of all tokens; for ``cls`` (N, W) of those that sum sequences up.
         sequence_starts: (N + 1,) int64.
-        how: the vector of [CLS], or the tokens' mean or maximum.
+        how: the vector of the token that sums a sequence up (:meth:`bertsmith.model.bert.Bert.summing_tokens`: [CLS],
+            or the last one of a model that reads left to right), or the tokens' mean or maximum.
     """
     if how == "cls":
         return vectors

@@ -10,7 +10,7 @@ from bertsmith.config import ModelConfig
 from bertsmith.errors import InputError, nearest
 from bertsmith.features.layers import Layers, first_and_last, parse_layers
 from bertsmith.features.pooling import Pooling
-from bertsmith.features.sentence_transformers import SentenceModel, read_sentence_model
+from bertsmith.features.sentence_transformers import read_sentence_model
 from bertsmith.features.weighted import PREFIX, read_shares
 
 PoolingChoice: TypeAlias = Literal["auto", "cls", "mean", "max", "first-last-mean"]
@@ -69,7 +69,7 @@ def make_recipe(
     """Return the recipe for a model.
 
     Args:
-        directory: the model's; where sentence-transformers wrote it, what is not given here is as it says.
+        directory: the model's; where sentence-transformers wrote it, all that is not given here is as it says.
         config: the model's numbers.
         layers: as in :func:`bertsmith.features.layers.parse_layers`, or ``weighted:FILE``; by default the last.
         pooling: ``auto`` is the directory's own, or mean.
@@ -81,14 +81,12 @@ def make_recipe(
     Raises:
         InputError: a value does not fit the model, or the directory asks for what is not supported.
     """
-    own: SentenceModel | None = None
-    if pooling == "auto":
-        own = read_sentence_model(directory)
-    elif pooling not in get_args(PoolingChoice):
+    if pooling not in get_args(PoolingChoice):
         choices = get_args(PoolingChoice)
         raise InputError(f"pooling {pooling!r}: expected one of {', '.join(choices)}.{nearest(pooling, choices)}")
     if tokens and pooling != "auto":
         raise InputError(f"pooling {pooling!r} makes one vector of a text's tokens; leave it out for their own vectors")
+    own = read_sentence_model(directory, left_to_right=config.is_decoder, pools_otherwise=pooling != "auto")
     kind: Pooling
     if pooling == "first-last-mean":
         if layers not in (None, "last"):
@@ -96,14 +94,15 @@ def make_recipe(
         chosen, kind = first_and_last(config.num_hidden_layers), "mean"
     else:
         chosen = _chosen(layers or "last", directory, config.num_hidden_layers)
-        kind = (own.pooling if own else "mean") if pooling == "auto" else pooling
+        kind = pooling if pooling != "auto" else (own and own.pooling) or "mean"
     positions = config.max_position_embeddings
     if max_length is None:
         max_length = min(positions, own.max_length or positions) if own else positions
     if not _ROOM <= max_length <= positions:
         raise InputError(f"max_length {max_length}: expected {_ROOM} to {positions}, the model's positions")
     if normalize is None:
-        normalize = own is not None and own.normalize and not tokens and layers in (None, "last")
+        is_last = chosen == Layers((config.num_hidden_layers,))
+        normalize = own is not None and own.normalize and not tokens and is_last
     return Recipe(chosen, kind, normalize, max_length, own is not None and own.lowercase, precision)
 
 

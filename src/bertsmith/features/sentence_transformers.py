@@ -30,20 +30,28 @@ class SentenceModel:
     """What such a directory asks for.
 
     Attributes:
-        pooling: how tokens become a vector.
+        pooling: how tokens become a vector; None where the user has chosen that.
         normalize: whether vectors are scaled to length 1.
         max_length: tokens beyond which texts are cut; None if it does not say.
         lowercase: whether text is lower-cased before the tokenizer.
     """
 
-    pooling: Pooling
+    pooling: Pooling | None
     normalize: bool
     max_length: int | None
     lowercase: bool
 
 
-def read_sentence_model(directory: Path) -> SentenceModel | None:
+def read_sentence_model(
+    directory: Path, *, left_to_right: bool = False, pools_otherwise: bool = False
+) -> SentenceModel | None:
     """Read modules.json and the files that it names; None where there is no modules.json.
+
+    Args:
+        directory: the model's.
+        left_to_right: its last token is the one that sums a text up, which is ``cls`` here.
+        pools_otherwise: the user has chosen the pooling. Then nothing is refused for modules and prompts: they are left
+            out, and the directory's normalisation with them where it is about what another module makes.
 
     Raises:
         InputError: a file is damaged, or it asks for what is not done here: a module beside Transformer, Pooling and
@@ -53,21 +61,28 @@ def read_sentence_model(directory: Path) -> SentenceModel | None:
     if not path.is_file():
         return None
     modules = _modules(path)
+    where = dict(modules)
     names = [name for name, _ in modules]
+    order = [name for name in names if name != "Dropout"]
+    is_plain = order[:2] == ["Transformer", "Pooling"] and order[2:] in ([], ["Normalize"])
+    pooling: Pooling | None = None
+    if not pools_otherwise:
+        _refuse_modules(names, is_plain, path)
+        _refuse_prompts(directory)
+        pooling = _pooling(directory / where["Pooling"] / "config.json", left_to_right)
+    max_length, lowercase = _limits(directory, where["Transformer"]) if "Transformer" in where else (None, False)
+    return SentenceModel(pooling, is_plain and "Normalize" in order, max_length, lowercase)
+
+
+def _refuse_modules(names: list[str], is_plain: bool, path: Path) -> None:
     unknown = [name for name in names if name not in ("Transformer", "Pooling", "Normalize", "Dropout")]
     if unknown:
         raise InputError(f"has the module {unknown[0]}, which is not supported; {_OTHERWISE}", path=path)
-    order = [name for name in names if name != "Dropout"]
-    if order[:2] != ["Transformer", "Pooling"] or order[2:] not in ([], ["Normalize"]):
+    if not is_plain:
         raise InputError(
             f"has the modules {', '.join(names)}; expected Transformer, Pooling and perhaps Normalize. Or {_OTHERWISE}",
             path=path,
         )
-    _refuse_prompts(directory)
-    where = dict(modules)
-    pooling = _pooling(directory / where["Pooling"] / "config.json")
-    max_length, lowercase = _limits(directory, where["Transformer"])
-    return SentenceModel(pooling, "Normalize" in order, max_length, lowercase)
 
 
 def _modules(path: Path) -> list[tuple[str, str]]:
@@ -80,10 +95,12 @@ def _modules(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _pooling(path: Path) -> Pooling:
+def _pooling(path: Path, left_to_right: bool) -> Pooling:
     values = files.read_json(path, what="the configuration of a pooling module")
     given = values.get("pooling_mode", [name for key, name in _MODE_KEYS.items() if values.get(key)] or "mean")
     modes = [given] if isinstance(given, str) else list(given)
+    if left_to_right and modes == ["lasttoken"]:
+        return "cls"
     if len(modes) != 1 or modes[0] not in _MODES:
         raise InputError(
             f"asks for the pooling {', '.join(map(str, modes))}; supported is one of {', '.join(_MODES)}. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,10 @@ from bertsmith.features.encoder import Vectors
 VECTORS, LENGTHS, TOKEN_IDS = "vectors.bin", "lengths.bin", "token_ids.bin"
 _JOB, _PROGRESS = "job.json", "progress.json"
 _WRITING = "writing"
+_OURS = (VECTORS, LENGTHS, TOKEN_IDS, _JOB, _PROGRESS, _WRITING, files.LOCK)
+# What a kill leaves of a file that was about to get its name (files.new_file).
+_UNNAMED = re.compile(rf"\.(?:{re.escape(_JOB)}|{re.escape(_PROGRESS)}|{_WRITING})\.[a-z0-9_]{{8}}")
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,42 @@ def work_directory(output: Path) -> Path:
     return output.parent / f"{output.name}.partial"
 
 
+def refuse_foreign(directory: Path) -> None:
+    """Leave a folder alone that has the name of a work directory and holds what is somebody else's.
+
+    Raises:
+        InputError: something in it is not from unfinished work.
+    """
+    if not directory.is_dir():
+        return
+    begun = _is_ours(directory / _JOB)
+    foreign = sorted(
+        path.name
+        for path in directory.iterdir()
+        if not (path.name == files.LOCK or _UNNAMED.fullmatch(path.name) or (begun and path.name in _OURS))
+    )
+    if foreign:
+        names = ", ".join(foreign[:_SHOWN]) + (", ..." if len(foreign) > _SHOWN else "")
+        raise InputError(
+            f"holds {names}; expected nothing but unfinished vectors, as this folder is removed when they are done. "
+            "Choose another output, or move the folder",
+            path=directory,
+        )
+
+
+def _is_ours(job: Path) -> bool:
+    """Tell whether a file describes unfinished work."""
+    try:
+        return {"model", "input", "format"} <= files.read_json(job, what="the description of unfinished vectors").keys()
+    except InputError:
+        return False
+
+
 def begin(directory: Path, job: dict[str, Any], *, overwrite: bool) -> Progress:
     """Return how far the work in ``directory`` is; nothing is lost but what was not complete.
 
     Args:
-        directory: exists, and is held by this process.
+        directory: exists, is held by this process, and :func:`refuse_foreign` has nothing against it.
         job: the model, settings and input; must be what the work was begun with.
         overwrite: begin anew where it is not.
 
@@ -147,7 +182,19 @@ def remove(directory: Path) -> None:
     """Remove a work directory whose output is in place."""
     # Under another name first: half of it would look like unfinished work.
     aside = directory.with_name(f".{directory.name}.done")
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove_ours(aside)
     with contextlib.suppress(OSError):
         directory.replace(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+        _remove_ours(aside)
+        # What somebody else has put there meanwhile.
+        if aside.exists():
+            aside.replace(directory)
+
+
+def _remove_ours(directory: Path) -> None:
+    """Remove the files of a work directory, and the directory if they were all."""
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            if path.name in _OURS or _UNNAMED.fullmatch(path.name):
+                path.unlink()
+        directory.rmdir()

@@ -27,7 +27,8 @@ class EncoderOutput:
 
     Attributes:
         hidden: (T, H), the last layer's vector of every token; (K, H) if only K were wanted.
-        pooled: (N, H), one vector per sequence: tanh of a linear layer over its first token ([CLS]).
+        pooled: (N, H), one vector per sequence: tanh of a linear layer over its first token ([CLS]), or its last one
+            where the model reads left to right.
         layers: the output of the embeddings and of every layer, L + 1 tensors (T, H); None unless asked for.
     """
 
@@ -69,8 +70,7 @@ class Bert(nn.Module):
         if wanted is not None and all_layers:
             raise ValueError("all_layers gives every token; wanted cannot leave some out")
         plan = plan_attention(batch.sequence_starts, batch.token_ids.device, self.config.is_decoder, batch.max_length)
-        # A token that sees only those before it tells of the whole sequence where it is the last.
-        summing = batch.sequence_starts[1:] - 1 if self.config.is_decoder else batch.sequence_starts[:-1]
+        summing = self.summing_tokens(batch)
         state = self.embeddings(batch)
         outputs = [state.exact]
         kept = None if wanted is None or self.bilstm is not None else torch.cat([summing, wanted])
@@ -89,6 +89,11 @@ class Bert(nn.Module):
             ends, hidden = hidden[: len(summing)], hidden[len(summing) :]
         pooled = self.pooler(ends).tanh()
         return EncoderOutput(hidden, pooled, tuple(outputs) if all_layers else None)
+
+    def summing_tokens(self, batch: Batch) -> Tensor:
+        """Return (N,) int64, the token of each sequence that sums it up: its first, left to right its last."""
+        # A token that sees only those before it tells of the whole sequence where it is the last.
+        return batch.sequence_starts[1:] - 1 if self.config.is_decoder else batch.sequence_starts[:-1]
 
     def compile_layers(self, **options: Any) -> None:
         """Compile what follows attention in each layer, for any number of tokens; ``options`` as of torch.compile.
