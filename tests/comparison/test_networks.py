@@ -85,6 +85,15 @@ def test_frozen_vectors_are_the_encoder_s_and_made_once(choice: str, monkeypatch
     torch.testing.assert_close(FrozenVectors(bert, layers, memory)(part), source(batch)[:9])
 
 
+def test_vectors_are_exact_whatever_the_model_on_top_computes_in() -> None:
+    bert, layers, batch = small_bert(), parse_layers("last", 3), batch_of()
+    expected = FrozenVectors(bert, layers, VectorMemory())(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(FrozenVectors(bert, layers, VectorMemory())(batch), expected)
+        logits = CnnClassifier(FrozenVectors(bert, layers, VectorMemory()), 12, 3)(batch)
+    assert logits.isfinite().all()
+
+
 def test_segments_tell_sequences_apart() -> None:
     bert, memory = small_bert(), VectorMemory()
     source = FrozenVectors(bert, parse_layers("last", 3), memory)

@@ -234,8 +234,6 @@ def _fit_network(bench: Bench, contender: Contender, setting: float, seed: int, 
     encoder = bench.bert if contender.kind == "bert" and contender.pretrained else None
     data = TaskData(task, bench.facts, train.examples, bench.dev.examples, bench.dev.rows)
     run = RunState([SeedState(seed)])
-    # Attention in bfloat16 is BERT's affair; the small networks gain nothing by it.
-    dtype = bench.dtype if contender.kind == "bert" else torch.float32
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, MetricsLog(Path(folder) / "metrics.jsonl") as metrics:
         session = Session(
@@ -244,7 +242,7 @@ def _fit_network(bench: Bench, contender: Contender, setting: float, seed: int, 
             encoder,
             data,
             bench.device,
-            dtype,
+            bench.dtype,
             metrics,
             bench.stop,
             Disk(Path(folder), Log(quiet=True)),
@@ -258,7 +256,7 @@ def _fit_network(bench: Bench, contender: Contender, setting: float, seed: int, 
     model.to(bench.device)
     fitted = time.monotonic()
     _forget(bench, contender, bench.test)
-    outputs = apply_model(model, task, bench.test.examples, bench.facts, bench.device, dtype)
+    outputs = apply_model(model, task, bench.test.examples, bench.facts, bench.device, bench.dtype)
     answers = answers_of(bench.task, outputs, bench.test.examples, bench.facts)
     seconds = time.monotonic() - fitted
     dev = run.seeds[-1].metrics[bench.measure.name]

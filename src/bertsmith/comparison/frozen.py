@@ -69,13 +69,19 @@ class FrozenVectors(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return (T, W)."""
+        # What is remembered does not depend on the arithmetic of the model that asks first.
+        with torch.autocast(batch.token_ids.device.type, enabled=False):
+            vectors = self._vectors(batch)
+            if self.weights is None:
+                return vectors
+            return weighted_sum(vectors.view(len(vectors), len(self._layers.numbers), -1), self.weights)
+
+    def _vectors(self, batch: Batch) -> Tensor:
+        """Return (T, width of the layers side by side) float32."""
         keys = sequence_keys(batch)
         found = {key: vectors for key in keys if (vectors := self.memory.get(key)) is not None}
         found |= self._made(batch, [n for n, key in enumerate(keys) if key not in found], keys)
-        vectors = torch.cat([found[key] for key in keys]).to(batch.token_ids.device).float()
-        if self.weights is None:
-            return vectors
-        return weighted_sum(vectors.view(len(vectors), len(self._layers.numbers), -1), self.weights)
+        return torch.cat([found[key] for key in keys]).to(batch.token_ids.device).float()
 
     @torch.no_grad()
     def _made(self, batch: Batch, missing: list[int], keys: list[bytes]) -> dict[bytes, Tensor]:

@@ -77,20 +77,28 @@ class CnnClassifier(nn.Module):
         super().__init__()
         self.source = source
         self.dropout = nn.Dropout(_DROPOUT)
-        # As many zeros on both sides as a filter is wide, less one: a text shorter than a filter has answers too.
-        self.filters = nn.ModuleList(nn.Conv1d(width, FILTERS, size, padding=size - 1) for size in FILTER_WIDTHS)
+        self.filters = nn.ModuleList(nn.Conv1d(width, FILTERS, size) for size in FILTER_WIDTHS)
         self.output = nn.Linear(len(FILTER_WIDTHS) * FILTERS, num_labels)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (N, C)."""
-        lengths = batch.sequence_starts.diff()
-        sequences = list(torch.split(self.source(batch), lengths.tolist()))
-        padded = nn.utils.rnn.pad_sequence(sequences, batch_first=True).transpose(1, 2)  # (N, W, L)
+        vectors, device = self.source(batch), batch.sequence_starts.device
+        # Zeros between sequences keep the filters from seeing two of them. A filter's answers begin where only its last
+        # token is inside: so a text that is shorter than a filter has answers too.
+        gap = max(FILTER_WIDTHS) - 1
+        lengths, numbers = batch.sequence_starts.diff(), torch.arange(batch.num_sequences, device=device)
+        starts = batch.sequence_starts[:-1] + gap * (numbers + 1)
+        places = torch.arange(len(vectors), device=device) + torch.repeat_interleave(gap * (numbers + 1), lengths)
+        line = vectors.new_zeros(len(vectors) + gap * (len(numbers) + 1), vectors.shape[1])
+        line = line.index_copy(0, places, vectors).T[None]  # (1, W, T with the gaps)
         largest = []
         for size, filters in zip(FILTER_WIDTHS, self.filters, strict=True):
-            answers = filters(padded).relu()  # (N, filters, L + size - 1)
-            beyond = torch.arange(answers.shape[2], device=lengths.device) >= (lengths + size - 1)[:, None]
-            largest.append(answers.masked_fill(beyond[:, None, :], 0.0).amax(2))
+            counts = lengths + size - 1
+            shifts = starts - (size - 1) - (counts.cumsum(0) - counts)
+            own = torch.arange(int(counts.sum()), device=device) + torch.repeat_interleave(shifts, counts)
+            answers = filters(line)[0].T.index_select(0, own).float()
+            # Kim's rectifier comes with the smallest value that a maximum can have.
+            largest.append(torch.segment_reduce(answers, "max", lengths=counts, initial=0.0))
         logits: Tensor = self.output(self.dropout(torch.cat(largest, 1)))
         return logits
 
