@@ -37,6 +37,9 @@ class CompareSettings(Configuration):
     quoting: Literal["auto", "none"] = Field("auto", description="Whether quotes enclose fields in csv/tsv.")
     seed: int = Field(0, ge=0, description="The first seed, and that of the parts of the rows.")
     device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of matrix products; auto measures once which is faster, and a comparison keeps to it."
+    )
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes what the machine's quota allows.")
     resume: bool = Field(False, description="Go on with a comparison that was stopped.")
     quiet: bool = Field(False, description="Say nothing but warnings and the result.")

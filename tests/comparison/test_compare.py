@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bertsmith.compare_config import CompareClassifySettings, CompareTagSettings
 from bertsmith.comparison import compare as module
@@ -193,6 +194,21 @@ def test_other_models_are_added_and_none_is_lost(run: Path, tmp_path: Path) -> N
     assert [s.name for s in standings] == ["majority", "tfidf", "bag"]
     assert [bool(s.curve) for s in standings] == [False, False, True]
     assert CompareClassifySettings.from_yaml(again.output / "config.yaml").models == "majority,tfidf,bag"
+
+
+def test_a_comparison_keeps_to_its_arithmetic(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def picked(wish: str, *_: object) -> torch.dtype:
+        asked.append(wish)
+        return torch.bfloat16
+
+    monkeypatch.setattr(module, "pick_precision", picked)
+    whole = settings(run, tmp_path, models="majority", curves="none")
+    for _ in range(2):
+        compare_models(whole, QUIET)
+        whole = whole.model_copy(update={"resume": True})
+    assert asked == ["auto", "bfloat16"]
 
 
 def test_a_part_of_the_rows_with_one_label(run: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ from bertsmith.training.device import pick_device, pick_precision, set_up_proces
 from bertsmith.training.loop import StopRequest
 
 # Settings that may differ when a comparison goes on.
-_FREE = ("resume", "quiet", "threads", "output", "models", "curves", "seeds")
+_FREE = ("resume", "quiet", "threads", "output", "models", "curves", "seeds", "precision")
 _SHARED = ("model", "train", "dev", "output", "max_length", "batch_size", "epochs", "limit", "encoding", "quoting")
 _OF_TASK = {"classify": ("text", "text_b", "label", "metric"), "tag": ("format", "tags", "overlap", "metric")}
 _FITS = "fits.jsonl"
@@ -84,8 +84,9 @@ def compare_models(settings: CompareSettings, log: Log | None = None) -> list[St
         contenders = [c for c in chosen_contenders(settings.models, known) if _fits_depth(c, depth, log)]
         with_curves = chosen_contenders(settings.curves, known)
         bench, train, shared = _prepare(settings, directory, stop, log)
+        settings = settings.model_copy(update={"precision": str(bench.dtype).removeprefix("torch.")})
         _check_output(settings, directory)
-        device = f"{bench.device}, {str(bench.dtype).removeprefix('torch.')}, {threads} threads"
+        device = f"{bench.device}, {settings.precision}, {threads} threads"
         rows = f"{len(train.gold):,} train rows, {len(bench.dev.gold):,} dev rows, {len(bench.test.gold):,} test rows"
         log.say(f"{len(contenders)} models; {rows}; {device}")
         try:
@@ -116,7 +117,7 @@ def _resume_command(settings: CompareSettings) -> str:
 
 
 def _with_earlier(settings: CompareSettings, known: Sequence[Contender]) -> CompareSettings:
-    """Return the settings with the models of the comparison that goes on: a report never loses one."""
+    """Return the settings with models and arithmetic of the comparison that goes on: a report never loses one."""
     path = settings.output / "config.yaml"
     if not settings.resume or not path.exists():
         return settings
@@ -126,6 +127,8 @@ def _with_earlier(settings: CompareSettings, known: Sequence[Contender]) -> Comp
         lists = [chosen_contenders(getattr(one, field), known) for one in (before, settings)]
         names = [contender.name for contender in known if any(contender in chosen for chosen in lists)]
         joined[field] = "all" if len(names) == len(known) else ",".join(names) or "none"
+    if settings.precision == "auto":
+        joined["precision"] = before.precision
     return settings.model_copy(update=joined)
 
 
@@ -177,7 +180,7 @@ def _prepare(settings: CompareSettings, directory: Path, stop: StopRequest, log:
         dev=dev,
         test=test,
         device=device,
-        dtype=pick_precision("auto", device, published.hidden_size),
+        dtype=pick_precision(settings.precision, device, published.hidden_size),
         stop=stop,
     )
     return bench, train, shared
