@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.estimator_checks import check_estimator
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks as checks
 
 from bertsmith.errors import InputError
 from bertsmith.features.encoder import Encoder
 from bertsmith.sklearn import BertFeatures
-from tests.features.small import save, some_texts
+from tests.features.small import LETTERS, save, some_texts
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +27,57 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("sklearn") / "model")
 
 
-@pytest.mark.filterwarnings("ignore:Can't test estimator")
-def test_the_checks_of_scikit_learn(model: Path) -> None:
-    # Those that give numbers to an estimator leave this one out, as its tags ask for.
-    check_estimator(BertFeatures(model))
+# check_estimator runs none of its checks but one on an estimator of texts, so they are named here.
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_do_not_raise_errors_in_init_or_set_params,
+        checks.check_dont_overwrite_parameters,
+        checks.check_estimator_cloneable,
+        checks.check_estimator_repr,
+        checks.check_estimator_tags_renamed,
+        checks.check_estimators_fit_returns_self,
+        checks.check_estimators_overwrite_params,
+        checks.check_fit_check_is_fitted,
+        checks.check_get_feature_names_out_error,
+        checks.check_get_params_invariance,
+        checks.check_mixin_order,
+        checks.check_no_attributes_set_in_init,
+        checks.check_parameters_default_constructible,
+        checks.check_requires_y_none,
+        checks.check_set_params,
+        checks.check_transformers_unfitted,
+        checks.check_valid_tag_types,
+    ],
+)
+def test_the_checks_of_scikit_learn_that_need_no_numbers(model: Path, check: Callable[[str, object], None]) -> None:
+    check("BertFeatures", BertFeatures(model, threads=1))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_dict_unchanged,
+        checks.check_estimators_pickle,
+        checks.check_f_contiguous_array_estimator,
+        checks.check_fit2d_1sample,
+        checks.check_fit_idempotent,
+        checks.check_fit_score_takes_y,
+        checks.check_methods_sample_order_invariance,
+        checks.check_methods_subset_invariance,
+        checks.check_pipeline_consistency,
+        checks.check_readonly_memmap_input,
+        checks.check_transformer_data_not_an_array,
+        checks.check_transformer_get_feature_names_out,
+    ],
+)
+def test_the_checks_of_scikit_learn_on_numbers_read_as_texts(model: Path, check: Callable[[str, object], None]) -> None:
+    reading = FunctionTransformer(letters_of, feature_names_out="one-to-one")
+    check("BertFeatures", make_pipeline(reading, BertFeatures(model, threads=1)))
+
+
+def letters_of(rows: np.ndarray) -> list[str]:
+    return [" ".join(LETTERS[int(number) % len(LETTERS)] for number in row) for row in np.asarray(rows).round()]
 
 
 def test_it_gives_the_encoders_vectors(model: Path) -> None:

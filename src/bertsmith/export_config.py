@@ -32,8 +32,8 @@ class ExportSettings(Configuration):
     )
     pooling: Literal["auto", "cls", "mean", "max"] = Field(
         "auto",
-        description="Vectors: how tokens become one; cls: the first token's, or the last one's where a model reads left "
-        "to right; auto: as a sentence-transformers directory says, or mean.",
+        description="Vectors: how tokens become one; cls: the first token's, or the last one's where a model reads "
+        "left to right; auto: as a sentence-transformers directory says, or mean.",
     )
     normalize: bool | None = Field(
         None,

@@ -27,8 +27,8 @@ class EmbedSettings(Configuration):
         None,
         description="last, second-to-last, sum-last-4, concat-last-4, all, or numbers with commas between: -1 the last "
         "layer, 1 the first, 0 the embeddings; several are laid one after the other. weighted:FILE takes all, by the "
-        "weights in weighted_layers.json, which 'bertsmith compare tag' writes if its models include bert-lstm-weighted. "
-        "By default the last.",
+        "weights in weighted_layers.json, which 'bertsmith compare tag' writes if its models include "
+        "bert-lstm-weighted. By default the last.",
     )
     pooling: Literal["auto", "cls", "mean", "max", "first-last-mean"] = Field(
         "auto",

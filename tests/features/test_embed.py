@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,7 @@ def test_row_n_is_text_n(
 @pytest.mark.parametrize("kind", FORMATS)
 def test_tokens(tmp_path: Path, model: Path, lines: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_GROUP_BYTES", 97 * 4 * 20)
+    monkeypatch.setattr(formats, "_LENGTHS_AT_ONCE", 101)
     output = tmp_path / f"out.{kind}"
     embed(settings(model, lines, output, tokens=True), QUIET)
     texts = lines.read_text(encoding="utf-8").splitlines()
@@ -107,6 +109,25 @@ def test_tokens(tmp_path: Path, model: Path, lines: Path, kind: str, monkeypatch
         np.testing.assert_array_equal(tensors["starts"], starts)
         np.testing.assert_array_equal(tensors["token_ids"], ids)
     np.testing.assert_array_equal(found, vectors)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_memory_does_not_grow_with_the_number_of_texts(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "_GROUP_BYTES", 1 << 16)
+    monkeypatch.setattr(formats, "_LENGTHS_AT_ONCE", 1 << 10)
+    texts = 300_000
+    np.full(texts, 2, dtype="<i8").tofile(tmp_path / "lengths.bin")
+    np.zeros(2 * texts, dtype="<i4").tofile(tmp_path / "token_ids.bin")
+    np.zeros(2 * texts, dtype="<f4").tofile(tmp_path / "vectors.bin")
+    finished = formats.Finished(tmp_path, texts, 2 * texts, 1, {})
+    tracemalloc.start()
+    formats.write_output(finished, tmp_path / f"out.{kind}", kind)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # pyarrow's own memory is not counted, a chunk that is copied is.
+    assert peak < 8 * texts, "as much as one number a text"
 
 
 @pytest.mark.parametrize("tokens", [False, True])

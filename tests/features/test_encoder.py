@@ -203,6 +203,7 @@ def test_unneeded_layers_are_not_run(model: Path) -> None:
         ({"layers": "6"}, "layer 6: the model has 5 Transformer layer"),
         ({"layers": "-7"}, "expected 0 .the embeddings. to 5"),
         ({"layers": "lost"}, "Did you mean 'last'"),
+        ({"layers": "weighted"}, "'bertsmith compare tag' writes if its models include bert-lstm-weighted"),
         ({"pooling": "meen"}, "Did you mean 'mean'"),
         ({"pooling": "first-last-mean", "layers": "all"}, "says the layers itself"),
         ({"pooling": "max", "tokens": True}, "makes one vector"),

@@ -37,6 +37,35 @@ def test_nothing_is_reported(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == []
 
 
+_FORGOTTEN = """
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+from bertsmith.serving import graphs, runtimes
+
+openvino = runtimes.openvino()
+given = openvino.opset13.parameter([1, 3], np.float32, name="values")
+openvino.save_model(openvino.Model([openvino.opset13.relu(given)], [given]), sys.argv[1])
+held = [graphs._openvino(Path(sys.argv[1]), 1)]
+other = threading.Thread(target=held.clear)
+other.start()
+other.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_after_another_thread_let_a_model_go(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _FORGOTTEN, str(tmp_path / "model.xml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "interrupted"), done.stderr
+
+
 def test_a_reporter_that_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     from bertsmith.serving import runtimes
 

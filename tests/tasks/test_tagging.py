@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bertsmith.errors import InputError
 from bertsmith.tasks import tag_schemes
+from bertsmith.tasks.tag import published_facts
 from bertsmith.tasks.tag_files import TaggedRows, Unit, read_tagged, rows_from_texts
 from bertsmith.tasks.tag_schemes import SpanTuple, from_spans, to_spans
 from bertsmith.tasks.tagging import (
@@ -433,6 +434,21 @@ def one(tags: list[str], unit: Unit = "word") -> TaggedRows:
 def test_files_that_do_not_go_together(train: TaggedRows, dev: TaggedRows, message: str) -> None:
     with pytest.raises(InputError, match=message):
         find_facts(train, dev, max_length=128, stride=32)
+
+
+def test_a_later_file_is_tagged_in_the_units_of_training() -> None:
+    rows = one(["B-x", "O"])
+    facts = find_facts(rows, rows, max_length=9, stride=1)
+    examples = encode(rows, facts, TOKENIZER)
+    later = one(["B-x", "O"], "character")
+    message = r"made-up\.tsv: has a tag for every character, but the training rows for every word"
+    with pytest.raises(InputError, match=message):
+        encode(later, facts, TOKENIZER)
+    with pytest.raises(InputError, match=message):
+        score(gold_outputs(examples, 3), examples, later, facts)
+    # Without tags there is nothing to compare, and a published model does not say what its units were.
+    assert encode(dataclasses.replace(later, tags=[]), facts, TOKENIZER).token_ids == examples.token_ids
+    assert len(encode(later, published_facts(["O", "B-x", "I-x"], 9), TOKENIZER)) == 1
 
 
 @pytest.mark.parametrize("stride", [-1, 6, 99])

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from bertsmith.features.spool import LENGTHS, TOKEN_IDS, VECTORS
 
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".npy": "npy", ".safetensors": "safetensors"}
 _GROUP_BYTES = 1 << 24
+_LENGTHS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,18 @@ class Finished:
         """Vectors in all."""
         return self.texts if self.tokens is None else self.tokens
 
-    def starts(self) -> np.ndarray:
-        """Return (N + 1,) int64, where each text's tokens begin."""
-        lengths = np.fromfile(self.directory / LENGTHS, dtype="<i8")
-        return np.concatenate([np.zeros(1, dtype="<i8"), np.cumsum(lengths)])
+    def lengths(self, first: int, count: int) -> np.ndarray:
+        """Return the tokens of up to ``count`` texts from ``first`` on, int64."""
+        return np.fromfile(self.directory / LENGTHS, dtype="<i8", count=count, offset=8 * first)
+
+    def starts(self) -> Iterator[np.ndarray]:
+        """Yield (N + 1,) int64 in pieces, where each text's tokens begin."""
+        begin = np.zeros(1, dtype="<i8")
+        yield begin
+        for first in range(0, self.texts, _LENGTHS_AT_ONCE):
+            piece = begin + np.cumsum(self.lengths(first, _LENGTHS_AT_ONCE))
+            yield piece
+            begin = piece[-1:]
 
 
 def format_of(path: Path, chosen: str) -> str:
@@ -88,17 +97,26 @@ def _write_npy(finished: Finished, path: Path) -> None:
     if finished.tokens is not None:
         _, starts, token_ids = companions(path, "npy", tokens=True)
         with files.new_file(starts) as temporary, temporary.open("wb") as file:
-            np.save(file, finished.starts())
+            _npy_header(file, (finished.texts + 1,), "<i8")
+            _write_starts(finished, file)
         _npy(finished.directory / TOKEN_IDS, (finished.tokens,), "<i4", token_ids)
     files.write_json(companions(path, "npy", tokens=False)[0], finished.about)
     _npy(finished.directory / VECTORS, (finished.rows, finished.width), "<f4", path)
 
 
 def _npy(raw: Path, shape: tuple[int, ...], dtype: str, path: Path) -> None:
-    header = {"descr": dtype, "fortran_order": False, "shape": shape}
     with files.new_file(path) as temporary, temporary.open("wb") as file, raw.open("rb") as source:
-        np.lib.format.write_array_header_1_0(file, header)
+        _npy_header(file, shape, dtype)
         shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: str) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+
+
+def _write_starts(finished: Finished, file: IO[bytes]) -> None:
+    for piece in finished.starts():
+        file.write(piece.data)
 
 
 def _write_safetensors(finished: Finished, path: Path) -> None:
@@ -121,7 +139,7 @@ def _write_safetensors(finished: Finished, path: Path) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, *_ in parts:
             if name == "starts":
-                file.write(finished.starts().data)
+                _write_starts(finished, file)
                 continue
             raw = finished.directory / {"vectors": VECTORS, "token_ids": TOKEN_IDS}[name]
             with raw.open("rb") as source:
@@ -163,17 +181,18 @@ def _texts(finished: Finished) -> Iterator[list[Any]]:
 def _tokens(finished: Finished) -> Iterator[list[Any]]:
     import pyarrow as pa
 
-    starts = finished.starts()
     rows = max(1, _GROUP_BYTES // (4 * finished.width))
-    first = 0
+    first = begin = 0
     while first < finished.texts:
-        last = max(first + 1, int(np.searchsorted(starts, starts[first] + rows, side="right")) - 1)
-        begin, count = int(starts[first]), int(starts[last] - starts[first])
+        # Every text has tokens, so that no group has more texts than rows.
+        ends = np.cumsum(finished.lengths(first, rows))
+        texts = max(1, int(np.searchsorted(ends, rows, side="right")))
+        count = int(ends[texts - 1])
         ids = np.fromfile(finished.directory / TOKEN_IDS, dtype="<i4", count=count, offset=4 * begin)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(_vectors(finished, begin, count)), finished.width)
-        offsets = pa.array((starts[first : last + 1] - begin).astype(np.int32))
+        offsets = pa.array(np.concatenate([[0], ends[:texts]]).astype(np.int32))
         yield [pa.ListArray.from_arrays(offsets, pa.array(ids)), pa.ListArray.from_arrays(offsets, vectors)]
-        first = last
+        first, begin = first + texts, begin + count
 
 
 def _vectors(finished: Finished, first: int, count: int) -> np.ndarray:

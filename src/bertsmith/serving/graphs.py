@@ -151,7 +151,7 @@ def _openvino(path: Path, threads: int) -> Run:
         "INFERENCE_NUM_THREADS": str(threads),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    core = openvino.Core()
+    core = runtimes.openvino_core()
     compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
     taken = [given.get_any_name() for given in compiled.inputs]
     # The first array that its binding meets must come from one thread: two threads wait for each other forever.

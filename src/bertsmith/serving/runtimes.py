@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -22,6 +23,16 @@ def openvino() -> Any:
     """Import openvino; it tells Google Analytics of its imports and conversions unless a package of it is missing."""
     with _missing(_REPORTER):
         return importlib.import_module("openvino")
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """Return the one core of openvino that this process has, for as long as it runs.
+
+    Its plugin for processors gives the thread that loads it a stack for signals and takes that memory away when the
+    last model goes. Where another thread lets it go, the first thread's next signal, Ctrl-C for one, is a crash.
+    """
+    return openvino().Core()
 
 
 @contextlib.contextmanager

@@ -64,6 +64,16 @@ def label_numbers(rows: TextRows, names: Sequence[str]) -> np.ndarray:
     return np.array([numbers[name] for name in rows.labels], dtype=np.int64)
 
 
+def learned(rows: TextRows, settings: ClassifySettings) -> list[tuple[str]]:
+    """Return the label of each row.
+
+    Raises:
+        InputError: the columns are swapped.
+    """
+    refuse_swapped(rows)
+    return [(label,) for label in rows.labels]
+
+
 def find_facts(train: TextRows, dev: TextRows, settings: ClassifySettings) -> Facts:
     """Return labels, columns, the length limit and, if asked for, a weight per label.
 
@@ -142,4 +152,5 @@ TASK = text_task(
     score=score,
     predict=predict,
     answers=lambda rows, facts: rows.labels,
+    learned=learned,
 )

@@ -53,6 +53,16 @@ def label_sets(rows: TextRows, separator: str) -> list[frozenset[str]]:
     return sets
 
 
+def learned(rows: TextRows, settings: MultilabelSettings) -> list[frozenset[str]]:
+    """Return the labels of each row.
+
+    Raises:
+        InputError: the columns are swapped, or as :func:`label_sets` says.
+    """
+    refuse_swapped(rows)
+    return label_sets(rows, settings.separator)
+
+
 def find_facts(train: TextRows, dev: TextRows, settings: MultilabelSettings) -> Facts:
     """Return labels, separator, columns and the length limit.
 
@@ -157,4 +167,5 @@ TASK = text_task(
     score=score,
     predict=predict,
     answers=lambda rows, facts: [label for own in label_sets(rows, facts["separator"]) for label in sorted(own)],
+    learned=learned,
 )

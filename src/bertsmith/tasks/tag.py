@@ -18,7 +18,7 @@ from bertsmith.model.heads import TokenClassifier
 from bertsmith.task_config import TagSettings
 from bertsmith.tasks.tag_columns import layout_of
 from bertsmith.tasks.tag_files import TaggedRows, read_tagged, rows_from_texts, tag_format
-from bertsmith.tasks.tag_schemes import OUTSIDE, bio_labels, split_tag
+from bertsmith.tasks.tag_schemes import OUTSIDE, bio_labels, detect_scheme, split_tag
 from bertsmith.tasks.tagging import NO_TARGET, TagExamples, encode, predict, score
 from bertsmith.tasks.tagging import find_facts as facts_of_rows
 from bertsmith.tasks.task import Facts, Outputs, Source, Task, per_sequence
@@ -58,6 +58,17 @@ def find_facts(train: TaggedRows, dev: TaggedRows, settings: TagSettings) -> Fac
     return facts | {"format": settings.format}
 
 
+def learned(rows: TaggedRows, settings: TagSettings) -> list[set[str]]:
+    """Return the types of entities in each sentence, or its tags if they are of no scheme.
+
+    Raises:
+        InputError: as :func:`bertsmith.tasks.tag_schemes.detect_scheme` says.
+    """
+    if detect_scheme(rows.tags, path=rows.source) is None:
+        return [set(tags) for tags in rows.tags]
+    return [{split_tag(tag)[1] for tag in tags if tag != OUTSIDE} for tags in rows.tags]
+
+
 def published_facts(labels: Sequence[str], positions: int) -> Facts:
     """Return what there is to know of somebody else's tagger: its labels, and in which order its logits are.
 
@@ -70,7 +81,7 @@ def published_facts(labels: Sequence[str], positions: int) -> Facts:
     # A label of ours that the model does not have (an I that never occurred) gets no logit.
     facts["logits"] = [labels.index(label) if label in labels else None for label in facts["labels"]]
     facts |= {"unit": "word", "columns": {"text": "text"}, "max_length": positions, "stride": min(32, positions // 4)}
-    return facts | {"outputs": len(labels), "commonest": facts["labels"][0]}
+    return facts | {"outputs": len(labels), "commonest": facts["labels"][0], "published": True}
 
 
 def make_model(config: ModelConfig, facts: Facts) -> TokenClassifier:
@@ -206,4 +217,5 @@ TASK = Task(
     answers=lambda rows, facts: [tag for tags in rows.tags for tag in tags],
     groups=lambda rows: rows.texts,
     notes=notes,
+    learned=learned,
 )

@@ -111,10 +111,6 @@ def find_facts(
     """
     if stride < 0 or stride >= max_length - 2:
         raise InputError(f"a stride of {stride} tokens does not fit a window of {max_length - 2}; expected less")
-    if train.unit != dev.unit:
-        raise InputError(
-            f"has a tag for every {dev.unit}, but the training rows for every {train.unit}", path=dev.source
-        )
     scheme = detect_scheme(train.tags, path=train.source)
     tags = {tag for sentence in train.tags for tag in sentence}
     if len(tags) < 2:
@@ -138,8 +134,14 @@ def gold_numbers(rows: TaggedRows, facts: Facts) -> list[np.ndarray]:
     """Return (units,) int64 label numbers of each sentence; entities as BIO, whatever scheme the file has.
 
     Raises:
-        InputError: a tag or an entity type is not among the labels; the line is named.
+        InputError: the rows are tagged in other units than the training rows, or a tag or an entity type is not among
+            the labels; the line is named.
     """
+    # What somebody else's model was trained on is not known.
+    if rows.unit != facts["unit"] and not facts.get("published", False):
+        raise InputError(
+            f"has a tag for every {rows.unit}, but the training rows for every {facts['unit']}", path=rows.source
+        )
     scheme = detect_scheme(rows.tags, path=rows.source) or "BIO" if facts["scheme"] else None
     numbers = {label: n for n, label in enumerate(facts["labels"])}
     # Every type has both B and I among the labels.
@@ -160,7 +162,7 @@ def encode(rows: TaggedRows, facts: Facts, tokenizer: Tokenizer) -> TagExamples:
     """Encode sentences in windows of at most ``facts["max_length"]`` tokens that overlap by ``facts["stride"]``.
 
     Raises:
-        InputError: a tag is not among the labels.
+        InputError: as :func:`gold_numbers` says, of rows with tags.
     """
     gold = gold_numbers(rows, facts) if rows.tags else None
     token_ids: list[list[int]] = []
@@ -323,7 +325,7 @@ def score(outputs: Outputs, examples: TagExamples, rows: TaggedRows, facts: Fact
     share of right tags. Tags without a scheme: accuracy, and the mean F1 of the tags that occur.
 
     Raises:
-        InputError: a tag is not among the labels.
+        InputError: as :func:`gold_numbers` says.
     """
     gold = gold_numbers(rows, facts)
     found, shares = decode(outputs, examples, facts)

@@ -7,8 +7,8 @@ examples, and turns the model's outputs into scores and predictions. Everything 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -121,6 +121,8 @@ class Task:
         keys: the text of each row, to find rows that repeat.
         groups: what each row belongs to; rows of one group are never split between training and dev.
         notes: what the user should know of rows and examples, in sentences.
+        learned: the names in each row that a model only knows if its training rows have them (labels, tags, types of
+            entities), from rows and settings; none for numbers, spans and choices.
         answers: the gold answers of all rows as words, for their balance: one a row, of tags one a unit, of several
             labels each; none for numbers and spans.
     """
@@ -142,6 +144,7 @@ class Task:
     answers: Callable[[Any, Facts], Sequence[str]]
     groups: Callable[[Any], Sequence[Any]]
     notes: Callable[[Any, Any, Facts], list[str]]
+    learned: Callable[[Any, Any], Sequence[Collection[str]]] = lambda rows, settings: [()] * len(rows.lines)
 
 
 def source(settings: FinetuneSettings, path: Path, roles: Iterable[str], limit: int | None = None) -> Source:
@@ -161,23 +164,26 @@ def select_rows(rows: Any, numbers: Sequence[int]) -> Any:
     return replace(rows, **chosen)
 
 
-def split_rows(task: Task, rows: Any, share: float, seed: int) -> tuple[Any, Any]:
+def split_rows(task: Task, rows: Any, share: float, seed: int, settings: Any = None) -> tuple[Any, Any]:
     """Hold out whole groups (articles, equal texts), so that none of them is in both parts.
 
     Groups come in the order of a hash of (seed, group); the first ones are held out until they have at least ``share``
-    of the rows. The order of the rows plays no part and is kept.
+    of the rows. One that has the last rows of a label is passed over: a model only knows the labels of its training
+    rows. The order of the rows plays no part and is kept.
 
     Args:
         task: says what belongs together.
         rows: of at least two groups.
         share: between 0 and 1.
         seed: another one holds out other groups.
+        settings: the task's; only the labels of multilabel cannot be told without.
 
     Returns:
         The rest and the held-out rows, neither of them empty.
 
     Raises:
-        InputError: ``share`` is not between 0 and 1, or all rows belong to one group.
+        InputError: ``share`` is not between 0 and 1, all rows belong to one group, or every group has a label that no
+            other has.
     """
     if not 0 < share < 1:
         raise InputError(f"the share to hold out is {share}; expected a number between 0 and 1")
@@ -185,13 +191,25 @@ def split_rows(task: Task, rows: Any, share: float, seed: int) -> tuple[Any, Any
     sizes = Counter(groups)
     if len(sizes) < 2:
         raise InputError("all rows belong to one article or text; expected several to split by", path=rows.source)
+    names: dict[Any, Counter[str]] = defaultdict(Counter)
+    left: Counter[str] = Counter()
+    for group, own in zip(groups, task.learned(rows, settings), strict=True):
+        names[group].update(own)
+        left.update(own)
     held = set()
     count = 0
     for group in sorted(sizes, key=lambda group: _hash(seed, group))[:-1]:
         if count >= share * len(groups):
             break
-        held.add(group)
-        count += sizes[group]
+        if all(left[name] > number for name, number in names[group].items()):
+            left.subtract(names[group])
+            held.add(group)
+            count += sizes[group]
+    if not held:
+        raise InputError(
+            "no rows can be held out: all that could be have a label that no other rows have; give --dev",
+            path=rows.source,
+        )
     inside = [group in held for group in groups]
     rest = select_rows(rows, [n for n, is_held in enumerate(inside) if not is_held])
     return rest, select_rows(rows, [n for n, is_held in enumerate(inside) if is_held])

@@ -161,7 +161,7 @@ def _read(settings: FinetuneSettings, tokenizer: Tokenizer, log: Log) -> tuple[T
     task = TASKS[settings.task]  # type: ignore[attr-defined]
     train_rows = task.read(source(settings, settings.train, task.roles, settings.limit))
     if settings.dev is None:
-        train_rows, dev_rows = split_rows(task, train_rows, settings.dev_share, settings.seed)
+        train_rows, dev_rows = split_rows(task, train_rows, settings.dev_share, settings.seed, settings)
     else:
         dev_rows = task.read(source(settings, settings.dev, task.roles))
     facts = task.facts(train_rows, dev_rows, settings)
