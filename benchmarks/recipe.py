@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from machine import describe
 from steps import loop_of, their_model
@@ -125,15 +126,7 @@ def ours(settings: PretrainSettings, points: int, rate: float | None = None) -> 
     """Pre-train with the defaults, for the steps that a ``rate`` makes where there is one; return the evaluations."""
     if rate is not None:
         assert settings.budget is not None
-        store = TokenStore.open(settings.store)
-        documents, _ = held_out_documents(store, settings.held_out, settings.seed)
-        sampler = Sampler(
-            store,
-            max_length=settings.max_length,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            documents=documents,
-        )
+        sampler, _ = instances(settings, settings.batch_size)
         steps = round(settings.budget * rate / sampler.tokens_per_step)
         settings = settings.model_copy(update={"budget": None, "steps": steps})
     pretrain(settings, Log(quiet=True))
@@ -149,6 +142,14 @@ def ours(settings: PretrainSettings, points: int, rate: float | None = None) -> 
     return found
 
 
+def instances(settings: PretrainSettings, batch_size: int) -> tuple[Sampler, np.ndarray]:
+    """Return the sampler of the training documents, and the documents that are held out."""
+    store = TokenStore.open(settings.store)
+    documents, unseen = held_out_documents(store, settings.held_out, settings.seed)
+    numbers = {"max_length": settings.max_length, "batch_size": batch_size, "seed": settings.seed}
+    return Sampler(store, documents=documents, **numbers), unseen
+
+
 def usual_loop(
     settings: PretrainSettings,
     points: int,
@@ -158,12 +159,11 @@ def usual_loop(
     """Train transformers' model for as long, and return evaluations at equal distances."""
     assert settings.budget is not None
     set_up_process(settings.threads)
-    store = TokenStore.open(settings.store)
-    documents, unseen = held_out_documents(store, settings.held_out, settings.seed)
+    sampler, unseen = instances(settings, _BATCH)
+    store = sampler.store
     held_out = evaluation_batches(
         store, unseen, max_length=settings.max_length, instances=settings.eval_instances, seed=settings.seed
     )
-    sampler = Sampler(store, max_length=settings.max_length, batch_size=_BATCH, seed=settings.seed, documents=documents)
     config = model_config(settings.model_copy(update={"dropout": _DROPOUT}), store.vocab_size)
     torch.manual_seed(settings.seed)
     device = pick_device(settings.device)

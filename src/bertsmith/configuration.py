@@ -7,6 +7,7 @@ nearest valid name, and every stage writes its full configuration beside its out
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -94,6 +95,13 @@ class Configuration(BaseModel):
     def write(self, path: Path) -> None:
         """Write every setting as YAML."""
         files.write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def listed(names: Collection[str], known: Sequence[str]) -> str:
+    """Return ``names`` as a setting has them: with commas, in the order of what is ``known``; or all, or none."""
+    if len(names) == len(known):
+        return "all"
+    return ",".join(name for name in known if name in names) or "none"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

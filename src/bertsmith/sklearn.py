@@ -90,7 +90,7 @@ class BertFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return self.n_features_out_
 
     def _load(self) -> Encoder:
-        return Encoder.load(
+        encoder = Encoder.load(
             self.model,
             layers=self.layers,
             pooling=self.pooling,
@@ -100,6 +100,8 @@ class BertFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             threads=self.threads,
             precision=self.precision,
         )
+        _ = encoder.checksum  # of the files that were loaded, not of what stands there when the cache is first used
+        return encoder
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())

@@ -18,7 +18,7 @@ from bertsmith.ablation.rows import Row, TaskScores
 from bertsmith.ablation.variants import VARIANTS, Variant, chosen_variants
 from bertsmith.ablation_config import AblateSettings
 from bertsmith.config import PretrainSettings
-from bertsmith.configuration import read_yaml
+from bertsmith.configuration import listed, read_yaml
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
 from bertsmith.task_config import SETTINGS, FinetuneSettings
@@ -52,18 +52,19 @@ def ablate(settings: AblateSettings, log: Log | None = None) -> list[Row]:
         KeyboardInterrupt: stopped by the user; what was under way has its checkpoint.
     """
     log = log or Log(settings.quiet)
-    chosen_variants(settings.variants)
+    settings = _with_earlier(settings)
+    variants = chosen_variants(settings.variants)
     tasks = {path: _task_values(path, log) for path in settings.tasks}
     names = _names(settings.tasks)
-    network = _network(settings)
+    given = {} if settings.pretraining is None else read_yaml(settings.pretraining)
+    network = _network(settings, given)
     for path, values in tasks.items():
         _check_task(path, values, network, log)
     TokenStore.open(settings.store)
     with files.only_writer(settings.output):
-        settings = _with_earlier(settings)
         _check_output(settings, tasks)
         try:
-            rows = list(_rows(settings, chosen_variants(settings.variants), tasks, names, log))
+            rows = list(_rows(settings, variants, given, tasks, names, log))
         except KeyboardInterrupt:
             log.say(f"the ablation goes on with: bertsmith ablate --config {settings.output / 'config.yaml'} --resume")
             raise
@@ -99,21 +100,20 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _network(settings: AblateSettings) -> PretrainSettings:
-    """Return the settings of the reference's pre-training; the file of settings is looked at before all else.
+def _network(settings: AblateSettings, given: dict[str, Any]) -> PretrainSettings:
+    """Return the settings of the reference's pre-training, with what the file of settings has ``given``.
 
     Raises:
         InputError: the file has a setting that does not exist, or one by which the variants differ.
     """
-    values = {} if settings.pretraining is None else read_yaml(settings.pretraining)
     varied = {name for variant in VARIANTS for name in variant.pretraining}
     fields = PretrainSettings.model_fields
-    if taken := sorted(name for name in varied if name in values and values[name] != fields[name].default):
+    if taken := sorted(name for name in varied if name in given and given[name] != fields[name].default):
         raise InputError(
             f"sets {', '.join(taken)}, by which the variants differ; take it out", path=settings.pretraining
         )
     try:
-        return PretrainSettings.parse(values | _of_the_ablation(settings, Path("-"), 0))
+        return PretrainSettings.parse(given | _of_the_ablation(settings, Path("-"), 0))
     except InputError as error:
         raise InputError(str(error), path=settings.pretraining) from None
 
@@ -162,8 +162,8 @@ def _with_earlier(settings: AblateSettings) -> AblateSettings:
         return settings
     before = chosen_variants(AblateSettings.from_yaml(path).variants)
     now = chosen_variants(settings.variants)
-    names = [variant.name for variant in VARIANTS if variant in before or variant in now]
-    return settings.model_copy(update={"variants": "all" if len(names) == len(VARIANTS) else ",".join(names)})
+    names = {variant.name for variant in (*before, *now)}
+    return settings.model_copy(update={"variants": listed(names, [variant.name for variant in VARIANTS])})
 
 
 def _check_output(settings: AblateSettings, tasks: dict[Path, dict[str, Any]]) -> None:
@@ -184,6 +184,7 @@ def _check_output(settings: AblateSettings, tasks: dict[Path, dict[str, Any]]) -
 def _rows(
     settings: AblateSettings,
     variants: Sequence[Variant],
+    given: dict[str, Any],
     tasks: dict[Path, dict[str, Any]],
     names: dict[Path, str],
     log: Log,
@@ -195,7 +196,7 @@ def _rows(
         # Random weights come from no pre-training run: another one would give the same scores again.
         seeds = 1 if variant.finetuning.get("from_scratch") else settings.pretraining_seeds
         for seed in range(seeds):
-            runs.append(_pretrained(settings, variant, seed, log))
+            runs.append(_pretrained(settings, variant, given, seed, log))
             for path, values in tasks.items():
                 output = settings.output / "tasks" / names[path] / variant.name / f"seed-{seed}"
                 metric, scores = _tuned(settings, variant, values, runs[-1], output, log)
@@ -205,11 +206,10 @@ def _rows(
         yield _row(variant, runs, scores_of)
 
 
-def _pretrained(settings: AblateSettings, variant: Variant, seed: int, log: Log) -> Path:
+def _pretrained(settings: AblateSettings, variant: Variant, given: dict[str, Any], seed: int, log: Log) -> Path:
     """Return the directory of a variant's pre-training, made if it is not there."""
     run = settings.output / "pretraining" / variant.pretrained_as / f"seed-{seed}"
-    others = {} if settings.pretraining is None else read_yaml(settings.pretraining)
-    wanted = PretrainSettings.parse(others | dict(variant.pretraining) | _of_the_ablation(settings, run, seed))
+    wanted = PretrainSettings.parse(given | dict(variant.pretraining) | _of_the_ablation(settings, run, seed))
     if not _is_finished(wanted, run):
         about = next(v.about for v in VARIANTS if v.name == variant.pretrained_as)
         log.say(f"pre-training: {about}, seed {seed}")

@@ -34,6 +34,7 @@ from bertsmith.comparison.outcome import (
 )
 from bertsmith.comparison.report import comparison_report, comparison_table
 from bertsmith.config import ModelConfig
+from bertsmith.configuration import listed
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.features.weighted import write_shares
@@ -72,17 +73,16 @@ def compare_models(settings: CompareSettings, log: Log | None = None) -> list[St
     """
     log = log or Log(settings.quiet)
     known = TAG if settings.task == "tag" else CLASSIFY  # type: ignore[attr-defined]
-    chosen_contenders(settings.curves, known)
+    settings = _with_earlier(settings, known)
+    chosen, with_curves = (chosen_contenders(names, known) for names in (settings.models, settings.curves))
     directory = model_directory(settings.model)
     settings = settings.model_copy(update={"model": pinned(settings.model, directory)})
     depth = read_info(directory).config.num_hidden_layers
-    if not any(c.least_depth <= depth for c in chosen_contenders(settings.models, known)):
+    contenders = [c for c in chosen if _fits_depth(c, depth, log)]
+    if not contenders:
         raise InputError(f"no model to compare: models is {settings.models!r}")
     threads = set_up_process(settings.threads)
     with files.only_writer(settings.output), StopRequest() as stop:
-        settings = _with_earlier(settings, known)
-        contenders = [c for c in chosen_contenders(settings.models, known) if _fits_depth(c, depth, log)]
-        with_curves = chosen_contenders(settings.curves, known)
         bench, train, shared = _prepare(settings, directory, stop, log)
         settings = settings.model_copy(update={"precision": str(bench.dtype).removeprefix("torch.")})
         _check_output(settings, directory)
@@ -124,9 +124,9 @@ def _with_earlier(settings: CompareSettings, known: Sequence[Contender]) -> Comp
     before = type(settings).from_yaml(path)
     joined = {}
     for field in ("models", "curves"):
-        lists = [chosen_contenders(getattr(one, field), known) for one in (before, settings)]
-        names = [contender.name for contender in known if any(contender in chosen for chosen in lists)]
-        joined[field] = "all" if len(names) == len(known) else ",".join(names) or "none"
+        both = (chosen_contenders(getattr(one, field), known) for one in (before, settings))
+        names = {contender.name for chosen in both for contender in chosen}
+        joined[field] = listed(names, [contender.name for contender in known])
     if settings.precision == "auto":
         joined["precision"] = before.precision
     return settings.model_copy(update=joined)

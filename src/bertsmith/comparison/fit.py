@@ -279,7 +279,8 @@ def _remember(bench: Bench, contender: Contender, splits: Sequence[Split]) -> No
     for batch in itertools.chain.from_iterable(_batches(bench, split) for split in splits):
         if bench.stop.requested or source.memory.is_full:
             return
-        source(batch)
+        if any(source.memory.get(key) is None for key in sequence_keys(batch)):
+            source(batch)
 
 
 def _forget(bench: Bench, contender: Contender, split: Split) -> None:

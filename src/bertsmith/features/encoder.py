@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -121,22 +122,18 @@ class Encoder:
         device: where it runs.
         threads: CPU threads, each of which encodes batches of its own.
         width: W, the length of a vector.
-        checksum: the SHA-256 of the model: its weights, numbers and tokenizer. It and the recipe determine vectors.
+        directory: where the model is from.
     """
 
     def __init__(
         self, bert: Bert, tokenizer: Tokenizer, recipe: Recipe, device: torch.device, threads: int, directory: Path
     ) -> None:
-        self.bert, self.recipe, self.device = bert.to(device).eval(), recipe, device
+        self.bert, self.recipe, self.device, self.directory = bert.to(device).eval(), recipe, device, directory
         self.tokenizer = tokenizer.lowercased() if recipe.lowercase else tokenizer
         self.threads = threads
         self.width = recipe.layers.width(bert.config.hidden_size)
         dtype = getattr(torch, recipe.precision)
         self._autocast = torch.float32 if fix_weights(self.bert, dtype) else dtype
-        # Now, and not when somebody asks: the directory may get another model while this one is in memory.
-        weights = [files.sha256(path) for path in sorted(directory.glob("*.safetensors"))]
-        parts = [*weights, bert.config.model_dump_json(), self.tokenizer.hash]
-        self.checksum = hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @classmethod
     def load(
@@ -184,6 +181,17 @@ class Encoder:
         tokenizer = load_tokenizer(directory, config)
         bert = Bert.load(directory)
         return cls(bert, tokenizer, recipe, place, threads or cpu_quota(), directory)
+
+    @cached_property
+    def checksum(self) -> str:
+        """The SHA-256 of the model: its weights, numbers and tokenizer. It and the recipe determine vectors.
+
+        Of the files as they are when it is first asked for: who keeps vectors by it asks right after loading, since the
+        directory may get another model while this one is in memory.
+        """
+        weights = [files.sha256(path) for path in sorted(self.directory.glob("*.safetensors"))]
+        parts = [*weights, self.bert.config.model_dump_json(), self.tokenizer.hash]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def encode(self, texts: Sequence[Text]) -> np.ndarray:
         """Return (n, W) float32, the vectors of n texts or pairs; an empty text is [CLS] [SEP].
