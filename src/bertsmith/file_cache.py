@@ -100,7 +100,9 @@ class FileCache:
                     if file.tell() != size:
                         raise InputError(f"gave {file.tell():,} bytes, expected {size:,}", path=name)
                     file.truncate()
-                part.replace(path)
+                # Whoever counts meanwhile would meet a file that changes its name under neither name.
+                with self._bookkeeping():
+                    part.replace(path)
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
