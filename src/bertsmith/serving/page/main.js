@@ -84,7 +84,7 @@ function navigation(able, view) {
 }
 
 // What is wrong before anything can be shown; a service that wants a key is asked again with it.
-function trouble(error) {
+function trouble(error, focus) {
   document.documentElement.lang = language();
   const wantsKey = error.status === 401;
   const key = el("input", { id: "key", type: "password", autocomplete: "off" });
@@ -98,6 +98,7 @@ function trouble(error) {
   el("div", { class: "actions" },
     el("button", { type: "submit", class: "primary" }, wantsKey ? t("key.use") : t("again"))));
   document.body.replaceChildren(header(), el("div", { class: "frame" }, el("main", { id: "main" }, enter)));
+  if (focus) document.querySelector(focus)?.focus();
 }
 
 async function start(focus) {
@@ -106,7 +107,7 @@ async function start(focus) {
     if (models.length === 0) models = (await ask("v1/models")).data.sort((a, b) => Boolean(a.task) - Boolean(b.task));
   } catch (error) {
     if (!("status" in error)) throw error;
-    return trouble(error);
+    return trouble(error, focus);
   }
   draw(focus);
 }
