@@ -26,8 +26,16 @@ class CompareSettings(Configuration):
     )
     trials: int = Field(3, ge=1, le=3, description="Settings that are tried for each model; dev chooses one.")
     seeds: int = Field(3, ge=1, description="Runs of each model with the chosen setting.")
-    epochs: float | None = Field(
-        None, gt=0, description="Passes of BERT over the rows; by default 3, or as many as make 200 steps."
+    epochs: float = Field(
+        10,
+        gt=0,
+        description="Passes of every network over the rows at most, more where that makes fewer than 200 steps; the "
+        "best on dev counts.",
+    )
+    patience: int = Field(
+        3,
+        ge=1,
+        description="A network is done after so many looks at dev (one a pass, ten in a fit) with no better one.",
     )
     batch_size: int = Field(32, ge=1, description="Examples in a step.")
     max_length: int = Field(128, ge=3, description="Longest sequence in tokens; longer texts are cut.")

@@ -14,13 +14,15 @@ import torch
 
 from bertsmith.compare_config import CompareClassifySettings, CompareTagSettings
 from bertsmith.comparison import compare as module
+from bertsmith.comparison import fit as fit_module
 from bertsmith.comparison.compare import WEIGHTED, compare_models
-from bertsmith.comparison.contenders import CLASSIFY, TAG
+from bertsmith.comparison.contenders import CLASSIFY, TAG, suited_to
 from bertsmith.comparison.measures import Interval
 from bertsmith.comparison.outcome import Standing, conclusion, usual_answer
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.features.encoder import Encoder
+from bertsmith.training.tuning import Session
 from tests.conftest import OBJECTS, SUBJECTS
 
 QUIET = Log(quiet=True)
@@ -29,7 +31,6 @@ QUIET = Log(quiet=True)
 @pytest.fixture(autouse=True)
 def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bertsmith.comparison.fit._FEWEST_STEPS", 20)
-    monkeypatch.setattr("bertsmith.comparison.fit._NETWORK_EPOCHS", 2)
 
 
 def write_rows(path: Path, count: int, seed: int) -> Path:
@@ -100,6 +101,33 @@ def test_curves_seeds_and_settings(run: Path, tmp_path: Path) -> None:
     assert len(fits) == 1 + (2 + 4) + (2 + 1 + 4) + 2 + (2 + 1)
     page = (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 2
+
+
+def test_every_network_has_as_many_passes(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, passes = fit_module.tune, {}
+
+    def watched(session: Session, *arguments: Any) -> bool:
+        if len(session.data.train.lengths) == 33:  # not a part of the rows
+            model = session.data.task.model(session.config, session.data.facts)
+            name = f"{type(model).__name__} {session.encoder is None}"
+            passes[name] = session.settings.epochs, session.settings.patience
+        return real(session, *arguments)
+
+    monkeypatch.setattr(fit_module, "tune", watched)
+    names = "bag,lstm,cnn,bert-lstm,bert-scratch,bert"
+    compare_models(
+        settings(run, tmp_path, models=names, curves="none", trials=1, seeds=1, epochs=11, patience=2), QUIET
+    )
+    assert len(passes) == 5, "both LSTMs are one class"
+    assert set(passes.values()) == {(11.0, 2)}
+
+
+@pytest.mark.parametrize(("hidden_size", "first"), [(256, 3e-4), (384, 1e-4), (768, 5e-5)])
+def test_narrow_encoders_are_tuned_faster(hidden_size: int, first: float) -> None:
+    suited = [suited_to(contender, hidden_size) for contender in CLASSIFY]
+    assert suited[-1].settings[0] == first
+    assert min(suited[-1].settings) < first < max(suited[-1].settings)
+    assert suited[:-1] == list(CLASSIFY[:-1])
 
 
 def test_stopped_and_resumed_is_the_same(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from bertsmith import files
 from bertsmith.compare_config import CompareSettings
-from bertsmith.comparison.contenders import CLASSIFY, TAG, Contender, chosen_contenders
+from bertsmith.comparison.contenders import CLASSIFY, TAG, Contender, chosen_contenders, suited_to
 from bertsmith.comparison.fit import Bench, Fit, Split, encoded, fit, part_of, unplain
 from bertsmith.comparison.measures import Answers, measure_of
 from bertsmith.comparison.outcome import (
@@ -51,7 +51,8 @@ from bertsmith.training.loop import StopRequest
 
 # Settings that may differ when a comparison goes on.
 _FREE = ("resume", "quiet", "threads", "output", "models", "curves", "seeds", "precision")
-_SHARED = ("model", "train", "dev", "output", "max_length", "batch_size", "epochs", "limit", "encoding", "quoting")
+_SHARED = ("model", "train", "dev", "output", "max_length", "batch_size", "epochs", "patience", "limit")
+_OF_FILES = ("encoding", "quoting")
 _OF_TASK = {"classify": ("text", "text_b", "label", "metric"), "tag": ("format", "tags", "overlap", "metric")}
 _FITS = "fits.jsonl"
 _DEV_SHARE = 0.1
@@ -77,8 +78,9 @@ def compare_models(settings: CompareSettings, log: Log | None = None) -> list[St
     chosen, with_curves = (chosen_contenders(names, known) for names in (settings.models, settings.curves))
     directory = model_directory(settings.model)
     settings = settings.model_copy(update={"model": pinned(settings.model, directory)})
-    depth = read_info(directory).config.num_hidden_layers
-    contenders = [c for c in chosen if _fits_depth(c, depth, log)]
+    network = read_info(directory).config
+    suited = (suited_to(contender, network.hidden_size) for contender in chosen)
+    contenders = [c for c in suited if _fits_depth(c, network.num_hidden_layers, log)]
     if not contenders:
         raise InputError(f"no model to compare: models is {settings.models!r}")
     threads = set_up_process(settings.threads)
@@ -90,7 +92,7 @@ def compare_models(settings: CompareSettings, log: Log | None = None) -> list[St
         rows = f"{len(train.gold):,} train rows, {len(bench.dev.gold):,} dev rows, {len(bench.test.gold):,} test rows"
         log.say(f"{len(contenders)} models; {rows}; {device}")
         try:
-            fits = _fit_all(settings, bench, train, contenders, with_curves, log)
+            fits = _fit_all(settings, bench, train, contenders, {c.name for c in with_curves}, log)
         except KeyboardInterrupt:
             log.say(f"stopped; what was fitted is kept. Go on with: {_resume_command(settings)}")
             raise
@@ -143,7 +145,7 @@ def _fits_depth(contender: Contender, depth: int, log: Log) -> bool:
 def _prepare(settings: CompareSettings, directory: Path, stop: StopRequest, log: Log) -> tuple[Bench, Split, int]:
     """Read and encode the rows, and load the encoder; return also how many test rows stand in the training rows."""
     name: str = settings.task  # type: ignore[attr-defined]
-    values = {key: getattr(settings, key) for key in (*_SHARED, *_OF_TASK[name])}
+    values = {key: getattr(settings, key) for key in (*_SHARED, *_OF_FILES, *_OF_TASK[name])}
     tuning: FinetuneSettings = SETTINGS[name].parse(values)
     task = TASKS[name]
     train_rows = task.read(source(tuning, tuning.train, task.roles, tuning.limit))
@@ -224,19 +226,19 @@ def _fit_all(
     bench: Bench,
     train: Split,
     contenders: Sequence[Contender],
-    with_curves: Sequence[Contender],
+    with_curves: Collection[str],
     log: Log,
 ) -> dict[Key, Fit]:
     """Make the fits that are not there yet; return all, those of earlier sessions included."""
     path = settings.output / _FITS
     fits = _read_fits(path)
     parts: dict[float, Split] = {1.0: train}
-    total = sum(_count(settings, contender, contender in with_curves) for contender in contenders)
+    total = sum(_count(settings, contender, contender.name in with_curves) for contender in contenders)
     with log.progress("comparing", total, "fits") as advance:
         for contender in contenders:
             # Vectors of layers that this one does not read are in nobody's way.
             bench.memory = {layers: found for layers, found in bench.memory.items() if layers == contender.layers}
-            for key in _keys(settings, contender, contender in with_curves, fits):
+            for key in _keys(settings, contender, contender.name in with_curves, fits):
                 name, setting, seed, share = key
                 if key not in fits:
                     if share not in parts:

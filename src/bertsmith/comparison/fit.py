@@ -45,8 +45,7 @@ from bertsmith.training.disk import Disk
 from bertsmith.training.loop import StopRequest
 from bertsmith.training.tuning import RunState, SeedState, Session, TaskData, tune
 
-# Small networks from scratch learn more slowly than BERT is tuned; the best epoch counts.
-_NETWORK_EPOCHS, _FEWEST_STEPS = 10, 200
+_FEWEST_STEPS = 200
 # Ends of words that a frequency tagger falls back on, the longest first.
 _ENDS = (4, 3, 2, 1)
 
@@ -224,12 +223,13 @@ def _network(bench: Bench, contender: Contender) -> nn.Module:
 
 def _fit_network(bench: Bench, contender: Contender, setting: float, seed: int, train: Split) -> Fit:
     """Train by the loop of fine-tuning; a network of ours takes the place of the task's model."""
-    settings = bench.settings.model_copy(update={"learning_rate": setting, "seed": seed})
     task = bench.task
+    assert bench.settings.epochs is not None
+    steps = math.ceil(len(train.examples.lengths) / bench.settings.batch_size)
+    # As many passes for every network: what BERT is worth does not depend on who was given more of them.
+    epochs = max(bench.settings.epochs, float(math.ceil(_FEWEST_STEPS / steps)))
+    settings = bench.settings.model_copy(update={"learning_rate": setting, "seed": seed, "epochs": epochs})
     if contender.kind != "bert":
-        steps = math.ceil(len(train.examples.lengths) / settings.batch_size)
-        epochs = max(_NETWORK_EPOCHS, math.ceil(_FEWEST_STEPS / steps))
-        settings = settings.model_copy(update={"epochs": float(epochs)})
         task = replace(task, model=lambda config, facts: _network(bench, contender))
     encoder = bench.bert if contender.kind == "bert" and contender.pretrained else None
     data = TaskData(task, bench.facts, train.examples, bench.dev.examples, bench.dev.rows)
