@@ -15,8 +15,11 @@ from torch import Tensor
 
 import bertsmith
 from bertsmith.batch import Batch
+from bertsmith.comparison.frozen import FrozenVectors, VectorMemory
+from bertsmith.comparison.networks import LearnedEmbeddings
 from bertsmith.config import OptimizerSettings
 from bertsmith.features.encoder import Encoder
+from bertsmith.features.layers import parse_layers
 from bertsmith.model import flash
 from bertsmith.model.attention import attend_in_rectangles, packed_attention, plan_attention
 from bertsmith.model.heads import PretrainingModel
@@ -32,6 +35,7 @@ from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.pretrain import pretrain
 from bertsmith.training.schedule import fixed
 from bertsmith.training.session import objective
+from tests.comparison.test_networks import ALL, batch_of, small_bert
 from tests.conftest import QUIET, tiny_run
 from tests.training.test_loop import sequences, tiny, together
 
@@ -240,3 +244,23 @@ def test_a_batch_moves_whole() -> None:
     moved = batch.to(GPU)
     assert moved.idle
     assert all(value.device.type == "cuda" for value in vars(moved).values() if isinstance(value, Tensor))
+
+
+@pytest.mark.parametrize("network", ALL)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_networks_of_a_comparison(network: type[torch.nn.Module], frozen: bool) -> None:
+    """Outputs and gradients are those of the CPU, on learned vectors and on the encoder's."""
+    found = []
+    for device in (torch.device("cpu"), GPU):
+        torch.manual_seed(2)
+        table = LearnedEmbeddings(40, 12)
+        source = FrozenVectors(small_bert().to(device), parse_layers("last", 3), VectorMemory()) if frozen else table
+        model = network(source, 12, 3).to(device).train()
+        for part in model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        logits = model(batch_of().to(device))
+        logits.square().sum().backward()
+        found.append([logits, *(parameter.grad for _, parameter in sorted(model.named_parameters()))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other.cpu(), one, rtol=0.02, atol=0.01)  # TF32
