@@ -29,7 +29,7 @@ from machine import describe
 from steps import loop_of, their_model
 
 from bertsmith.batch import Batch
-from bertsmith.config import PretrainSettings
+from bertsmith.config import SIZES, PretrainSettings
 from bertsmith.console import Log
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.model.names import from_transformers
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path, help="a token store made by bertsmith prepare")
     parser.add_argument("--budget", default="20m")
-    parser.add_argument("--size", default="mini")
+    parser.add_argument("--size", default="mini", help="a name, or layers and width as in 6x384")
     parser.add_argument(
         "--sides", nargs="*", choices=("transformers", "bertsmith"), default=["transformers", "bertsmith"]
     )
@@ -98,7 +98,7 @@ def main() -> None:
                 {
                     "store": options.store,
                     "output": Path(folder) / f"run-{seed}",
-                    "size": options.size,
+                    **network(options.size),
                     "budget": options.budget,
                     "seed": seed,
                     "threads": options.threads,
@@ -120,6 +120,14 @@ def main() -> None:
         found = {"machine": describe(), "settings": {name: str(value) for name, value in vars(options).items()}}
         found["curves"] = {side: [asdict(point) for point in points] for side, points in curves.items()}
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def network(size: str) -> dict[str, str | int]:
+    """Return the settings that a size stands for."""
+    if size in SIZES:
+        return {"size": size}
+    layers, width = size.split("x")
+    return {"layers": int(layers), "hidden_size": int(width)}
 
 
 def ours(settings: PretrainSettings, points: int, rate: float | None = None) -> list[Point]:
