@@ -197,6 +197,29 @@ def test_scores_far_apart_and_numbers_that_are_none(attention: Attention) -> Non
     assert attention(values, starts, 2, 0.0)[3].isnan().all()  # a run that diverges must show it
 
 
+@both_ways
+@pytest.mark.parametrize("left_to_right", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_whose_exponential_is_no_number(attention: Attention, dtype: torch.dtype, left_to_right: bool) -> None:
+    """The last query has the highest scores, which a kernel of whole vectors computes once more behind it."""
+    torch.manual_seed(9)
+    lengths = (1, 5, 17, 31, 33, 129, 141)
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    values = torch.randn(sum(lengths), 3 * 42).to(dtype)
+    values[:, : 2 * 42] *= 6
+    values[starts[1:] - 1, :42] = 3 * values[starts[1:] - 1, 42 : 2 * 42]
+    weights = torch.randn(sum(lengths), 42)
+    exact = values.double().requires_grad_()
+    reference = one_by_one(exact, starts.tolist(), 2, left_to_right)
+    query, key, _ = exact.detach()[-2:].chunk(3, dim=1)
+    assert (query[-1, :21] @ key[-1, :21]) / 21**0.5 > 100
+    (gradient,) = torch.autograd.grad((reference * weights).sum(), exact)
+    given = values.requires_grad_()
+    (ours,) = torch.autograd.grad((attention(given, starts, 2, 0.0, left_to_right).float() * weights).sum(), given)
+    share = 0.1 if dtype == torch.bfloat16 else 1e-4
+    assert (ours.double() - gradient).norm() < share * gradient.norm()
+
+
 def test_other_types_go_through_torch() -> None:
     values = torch.randn(9, 3 * 8, dtype=torch.float64, requires_grad=True)
     plan = plan_attention(torch.tensor([0, 2, 9]), CPU)

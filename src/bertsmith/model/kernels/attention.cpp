@@ -235,7 +235,10 @@ void backward_unit(const T* query_key_value, const T* out, const float* log_sums
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         const int query = lane + v * kWidth;
-        log_sum[v] = load(log_sums + first + query, rows - query) * kLog2E;
+        // Lanes behind the last query hold it again: without weights, whatever its scores are.
+        log_sum[v] = first_lanes(load(log_sums + first + query, rows - query), rows - query,
+                                 splat(std::numeric_limits<float>::infinity())) *
+                     kLog2E;
         // The sum over keys of weight times its gradient is the context times its gradient, with dropout too.
         for (int w = 0; w < head_words; ++w)
           mean[v] = Words::multiply_add(mean[v], load(at.received_across + w * kBlock + query),
