@@ -1,4 +1,4 @@
-"""The exception that a user's input can cause, and the one that the end of another process causes."""
+"""The exceptions that a user's input can cause, and the one that the end of another process causes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class InputError(ValueError):
         self.where, self.message = where, message
         self.path = path
         self.line = line
+
+
+class DivergedError(InputError):
+    """Too many steps in a row had a loss or a gradient that is no number: with these settings nothing is learned."""
 
 
 class LostProcessError(Exception):

@@ -22,6 +22,8 @@ from bertsmith.comparison.outcome import Standing, conclusion, usual_answer
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.features.encoder import Encoder
+from bertsmith.training import loop as loop_module
+from bertsmith.training.guard import TOO_MANY
 from bertsmith.training.tuning import Session
 from tests.conftest import OBJECTS, SUBJECTS
 
@@ -237,6 +239,43 @@ def test_a_comparison_keeps_to_its_arithmetic(run: Path, tmp_path: Path, monkeyp
         compare_models(whole, QUIET)
         whole = whole.model_copy(update={"resume": True})
     assert asked == ["auto", "bfloat16"]
+
+
+@pytest.mark.parametrize("good_steps", [0, 20])
+@pytest.mark.parametrize("task", ["classify", "tag"])
+def test_a_fit_whose_numbers_go_bad_does_not_end_the_others(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    task: str,
+    good_steps: int,
+) -> None:
+    real, calls = loop_module.apply_gradients, []
+
+    def bad(model: Any, *arguments: Any) -> float:
+        calls.append(model)
+        if len(calls) > good_steps:
+            next(model.parameters()).grad[:] = torch.nan
+        return real(model, *arguments)
+
+    monkeypatch.setattr(loop_module, "apply_gradients", bad)
+    if task == "classify":
+        given = settings(run, tmp_path, models="tfidf,bert", curves="none", trials=1, seeds=1, batch_size=2)
+        standings = compare_models(given, QUIET)
+    else:
+        files = {
+            n: write_tags(tmp_path / f"{n}.tsv", c, s)
+            for n, c, s in (("train", 33, 1), ("dev", 11, 2), ("test", 13, 3))
+        }
+        numbers = {"trials": 1, "seeds": 1, "epochs": 1, "max_length": 30, "overlap": 5, "threads": 1, "batch_size": 2}
+        values = {"model": run, "output": tmp_path / "comparison", "models": "frequency,bert", "curves": "none"}
+        standings = compare_models(CompareTagSettings.parse(files | values | numbers), QUIET)
+    assert len(calls) == good_steps + TOO_MANY
+    assert [len(s.scores) for s in standings] == [1, 1]
+    if not good_steps:
+        assert standings[1].parameters == 1, "nothing was learned, so what is most frequent is said"
+    assert "bert with 0.0003, seed 0: the gradient of 10 steps was no number" in capfd.readouterr().err
 
 
 def test_a_part_of_the_rows_with_one_label(run: Path, tmp_path: Path) -> None:

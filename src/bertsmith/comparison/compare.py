@@ -245,6 +245,11 @@ def _fit_all(
                         parts[share] = part_of(bench, train, share, settings.seed)
                     fits[key] = fit(bench, contender, setting, seed, parts[share])
                     _warn_of_room(bench, contender, log)
+                    if fits[key].bad_steps:
+                        log.warn(
+                            f"{name} with {setting:g}, seed {seed}: the gradient of {fits[key].bad_steps:,} steps was "
+                            "no number; they are left out, and the best epoch counts"
+                        )
                     with path.open("a", encoding="utf-8") as file:
                         file.write(json.dumps({"key": key, **asdict(fits[key])}) + "\n")
                     if bench.stop.requested:

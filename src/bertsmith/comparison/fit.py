@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from bertsmith.comparison.networks import (
 )
 from bertsmith.config import ModelConfig
 from bertsmith.console import Log
+from bertsmith.errors import DivergedError
 from bertsmith.features.layers import Layers, parse_layers
 from bertsmith.model.bert import Bert
 from bertsmith.task_config import FinetuneSettings
@@ -40,7 +42,7 @@ from bertsmith.tasks.task import Examples, Facts, Outputs, Task, select_rows
 from bertsmith.tasks.texts import shown
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.apply import apply_model
-from bertsmith.training.checkpoint import MetricsLog
+from bertsmith.training.checkpoint import METRICS, MetricsLog, read_metrics
 from bertsmith.training.disk import Disk
 from bertsmith.training.loop import StopRequest
 from bertsmith.training.tuning import RunState, SeedState, Session, TaskData, tune
@@ -104,6 +106,7 @@ class Fit:
         train_seconds, predict_seconds: time of fitting, and of answering the test rows.
         parameters: numbers in the model, those of a frozen encoder included.
         layer_weights: what a model that weighs the encoder's layers has learned, before the softmax.
+        bad_steps: steps whose gradient was no number.
     """
 
     dev: float
@@ -112,6 +115,7 @@ class Fit:
     predict_seconds: float
     parameters: int
     layer_weights: list[float] | None = None
+    bad_steps: int = 0
 
 
 def encoded(task: Task, rows: Any, facts: Facts, tokenizer: Tokenizer) -> Split:
@@ -134,8 +138,7 @@ def fit(bench: Bench, contender: Contender, setting: float, seed: int, train: Sp
     if contender.kind == "frequency":
         answer, parameters = _frequency_tagger(train, bench.facts)
     elif contender.kind == "majority" or len(set(train.gold)) == 1:  # a part of the rows may hold one label only
-        commonest = int(np.bincount(np.asarray(train.gold)).argmax())
-        answer, parameters = (lambda split: [commonest] * len(split.gold)), 1
+        answer, parameters = partial(_majority, bench, train), 1
     elif contender.kind == "tfidf":
         answer, parameters = _tfidf(train, setting)
     else:
@@ -148,6 +151,14 @@ def fit(bench: Bench, contender: Contender, setting: float, seed: int, train: Sp
 
 
 Answering = Callable[[Split], Answers]
+
+
+def _majority(bench: Bench, train: Split, split: Split) -> Answers:
+    """Answer every row, or every unit, with what is most frequent in training."""
+    if bench.task.name == "tag":
+        commonest = bench.facts["labels"].index(bench.facts["commonest"])
+        return [np.full(len(numbers), commonest) for numbers in split.gold]
+    return [int(np.bincount(np.asarray(train.gold)).argmax())] * len(split.gold)
 
 
 def _tfidf(train: Split, c: float) -> tuple[Answering, int]:
@@ -235,7 +246,7 @@ def _fit_network(bench: Bench, contender: Contender, setting: float, seed: int, 
     data = TaskData(task, bench.facts, train.examples, bench.dev.examples, bench.dev.rows)
     run = RunState([SeedState(seed)])
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, MetricsLog(Path(folder) / "metrics.jsonl") as metrics:
+    with tempfile.TemporaryDirectory() as folder, MetricsLog(Path(folder) / METRICS) as metrics:
         session = Session(
             settings,
             bench.config,
@@ -246,11 +257,19 @@ def _fit_network(bench: Bench, contender: Contender, setting: float, seed: int, 
             metrics,
             bench.stop,
             Disk(Path(folder), Log(quiet=True)),
-            Log(quiet=True),
+            Log(mute=True),
             keeps_checkpoints=False,
         )
-        if not tune(session, run, None):
-            raise KeyboardInterrupt
+        try:
+            if not tune(session, run, None):
+                raise KeyboardInterrupt
+        except DivergedError:
+            pass  # its best epoch up to there counts
+        bad_steps = sum(entry["kind"] == "refused" for entry in read_metrics(Path(folder) / METRICS))
+    if not run.current:
+        answers = _majority(bench, train, bench.test)
+        dev = bench.measure.of(bench.dev.gold, _majority(bench, train, bench.dev))
+        return Fit(dev, _plain(answers), time.monotonic() - begun, 0.0, 1, bad_steps=bad_steps)
     model = task.model(bench.config, bench.facts)
     model.load_state_dict(run.current)
     model.to(bench.device)
@@ -263,7 +282,7 @@ def _fit_network(bench: Bench, contender: Contender, setting: float, seed: int, 
     source = getattr(model, "source", None)
     weights = source.weights.tolist() if isinstance(source, FrozenVectors) and source.weights is not None else None
     size = _size(model) + (_size(bench.bert) if isinstance(source, FrozenVectors) else 0)
-    return Fit(dev, _plain(answers), fitted - begun, seconds, size, weights)
+    return Fit(dev, _plain(answers), fitted - begun, seconds, size, weights, bad_steps)
 
 
 def _batches(bench: Bench, split: Split) -> Iterator[Batch]:

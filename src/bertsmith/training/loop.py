@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bertsmith.batch import Batch
 from bertsmith.config import OptimizerSettings
-from bertsmith.errors import InputError
+from bertsmith.errors import DivergedError
 from bertsmith.training.device import autocast
 from bertsmith.training.guard import HISTORY, TOO_MANY, refusal
 from bertsmith.training.optimizer import apply_gradients
@@ -141,7 +141,7 @@ def train(
     loss is scaled (Micikevicius et al. 2018), by torch's GradScaler.
 
     Raises:
-        InputError: too many such steps came in a row.
+        DivergedError: too many such steps came in a row.
     """
     parallel = None
     scaler = loss_scaler(dtype, device, progress.loss_scale)
@@ -171,7 +171,7 @@ def train(
         last = now
         yield report
         if progress.refused >= TOO_MANY:
-            raise InputError(
+            raise DivergedError(
                 f"{TOO_MANY} steps in a row, up to step {progress.step:,}, could not be used: {reason}. The weights "
                 "are those from before; try a new run with a lower --learning-rate, a longer --warmup or float32"
             )
