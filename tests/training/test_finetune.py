@@ -7,6 +7,7 @@ import itertools
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from bertsmith.errors import InputError
 from bertsmith.model.weights import load_encoder
 from bertsmith.serving.predictor import predict_file
 from bertsmith.task_config import ClassifySettings, PredictSettings
-from bertsmith.training import tuning
+from bertsmith.training import loop, tuning
 from bertsmith.training.checkpoint import read_metrics
 from bertsmith.training.finetune import finetune
 from bertsmith.training.report import finetuning_sections
@@ -211,6 +212,31 @@ def test_a_search_chooses_settings_and_goes_on_after_a_stop(
         again = json.loads((tmp_path / name / "tuned" / "scores.json").read_text(encoding="utf-8"))
         assert again["trials"] == scores["trials"]
         assert again["mean"] == scores["mean"]
+
+
+@pytest.mark.parametrize("bad_steps", [10, 10_000])
+def test_a_trial_whose_numbers_go_bad_does_not_end_a_search(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_steps: int
+) -> None:
+    pytest.importorskip("optuna")
+    real, calls = loop.apply_gradients, []
+
+    def bad(model: torch.nn.Module, *arguments: Any) -> float:
+        calls.append(model)
+        if len(calls) <= bad_steps:
+            next(p for p in model.parameters() if p.grad is not None).grad[:] = torch.nan
+        return real(model, *arguments)
+
+    monkeypatch.setattr(loop, "apply_gradients", bad)
+    searching = settings(run, tmp_path, epochs=None, min_steps=40, search=2)
+    if bad_steps > 10:
+        with pytest.raises(InputError, match="no trial of the search came to its end"):
+            finetune(searching, QUIET)
+        return
+    finetune(searching, QUIET)
+    scores = json.loads((tmp_path / "tuned" / "scores.json").read_text(encoding="utf-8"))
+    assert [trial["value"] is None for trial in scores["trials"]] == [True, False]
+    assert scores["chosen"] == scores["trials"][1]["settings"]
 
 
 def test_patience_ends_early(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bertsmith import files
-from bertsmith.errors import InputError
+from bertsmith.errors import DivergedError, InputError
 from bertsmith.training.checkpoint import MetricsLog
 from bertsmith.training.tuning import RunState, SeedState, Session, chosen_metric, resume_command, tune
 
@@ -58,7 +58,7 @@ def search(session: Session, trials: int) -> list[Trial]:
     The table of trials is written to search/trials.json in the output directory.
 
     Raises:
-        InputError: Optuna is not installed.
+        InputError: Optuna is not installed, or no trial came to its end.
         KeyboardInterrupt: stopped by the user; the trials so far are kept.
     """
     try:
@@ -90,6 +90,8 @@ def search(session: Session, trials: int) -> list[Trial]:
             files.write_json(session.settings.output / TRIALS, [asdict(trial) for trial in _table(study)])
     found = _table(study)
     best = best_of(found)
+    if best.value is None:
+        raise InputError("no trial of the search came to its end: the numbers of all went bad; try --precision float32")
     session.log.say(f"best of {trials} trials: {_words(best.settings)} with {best.value:.3f}")
     return found
 
@@ -120,13 +122,20 @@ def _make_trial(study: optuna.Study, session: Session, number: int) -> None:
 
     session = replace(session, settings=settings, after_epoch=judge, keeps_checkpoints=False)
     run = RunState([SeedState(settings.seed)])
-    if not tune(session, run, None):
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        session.log.say(f"stopped; the trials so far are kept. Go on with:\n  {resume_command(settings)}")
-        raise KeyboardInterrupt
+    diverged = False
+    try:
+        if not tune(session, run, None):
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            session.log.say(f"stopped; the trials so far are kept. Go on with:\n  {resume_command(settings)}")
+            raise KeyboardInterrupt
+    except DivergedError as error:
+        diverged = True
+        session.log.warn(f"trial {number}: {error}")
     state = run.seeds[0]
     trial.set_user_attr("epochs_done", round(state.step / session.steps_per_epoch, 2))
-    if is_behind:
+    if diverged:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    elif is_behind:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         session.log.say(f"trial {number}: behind the others, stopped early")
     else:
