@@ -1,17 +1,22 @@
-"""Shards under way: how much memory a finished one takes."""
+"""Shards under way: how much memory a finished one takes, and a journal that was changed on disk."""
 
+import json
+import shutil
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bertsmith.console import Log
+from bertsmith.errors import InputError
 from bertsmith.text import partial
 from bertsmith.text.partial import PartialStore
 from bertsmith.text.shards import TokenisedDocuments
 
 VOCABULARY = 57
+IDENTITY = {"settings": {"shard_tokens": 110}}
 
 
 def documents(tokens: int) -> TokenisedDocuments:
@@ -47,3 +52,52 @@ def test_a_finished_shard_takes_little_more_memory_than_its_tokens(tmp_path: Pat
     tracemalloc.stop()
     # One copy of the ids and the lengths, and the offsets; counting all ids at once would take 44 MB more.
     assert peak < 2 * (added.token_ids.nbytes + added.sentence_lengths.nbytes) + 10e6
+
+
+def said_and_left(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, list[dict[str, Any]] | None]:
+    """Go on with an interrupted run: what is said, and the shards that are kept; None if it is refused."""
+    capsys.readouterr()
+    try:
+        left = PartialStore.open(path, IDENTITY, [], VOCABULARY, Log()).shards
+    except InputError as error:
+        return str(error), None
+    return " ".join(capsys.readouterr().err.split()), left
+
+
+def test_a_flipped_bit_of_the_journal_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "store.partial"
+    path.mkdir()
+    store = PartialStore.open(path, IDENTITY, [], VOCABULARY, Log())
+    for _ in range(3):
+        store.add(documents(330), 110)
+    whole = (path / "journal.json").read_bytes()
+    assert len(said_and_left(path, capsys)[1] or []) == 3
+    rng = np.random.default_rng(8)
+    anew = 0
+    for at in rng.integers(0, len(whole), 120).tolist():
+        damaged = tmp_path / f"damaged at {at}"
+        shutil.copytree(path, damaged, dirs_exist_ok=True)
+        (damaged / "journal.json").write_bytes(
+            whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :]
+        )
+        said, left = said_and_left(damaged, capsys)
+        if left is None:
+            assert f"{damaged / 'journal.json'}: " in said
+            assert f"If it is damaged, remove {damaged} to begin anew" in said
+            # It may be a folder of somebody else.
+            assert len(list(damaged.iterdir())) == 4
+        else:
+            assert left == []
+            assert "journal.json does not match its own checksum" in said
+            assert [entry.name for entry in damaged.iterdir()] == ["journal.json"]
+            anew += 1
+    assert 10 < anew < 110
+
+
+def test_what_is_no_journal(tmp_path: Path) -> None:
+    for content, said in (("[]", "holds a JSON list"), (json.dumps({"identity": 1}), "has no 'sources'")):
+        (tmp_path / "journal.json").write_text(content)
+        (tmp_path / "mine").touch()
+        with pytest.raises(InputError, match=said):
+            PartialStore.open(tmp_path, {}, [], VOCABULARY, Log(quiet=True))
+        assert (tmp_path / "mine").exists()

@@ -250,6 +250,21 @@ def test_damaged_shard_of_an_interrupted_run_is_made_again(
     assert content(settings.output) == content(prepare(changed(settings, output=tmp_path / "whole"), QUIET).path)
 
 
+def test_documents_are_not_left_out_by_a_damaged_journal(
+    settings: PrepareSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(settings, 3)
+    journal = tmp_path / "store.partial" / "journal.json"
+    written = json.loads(journal.read_text())
+    written["shards"][-1]["documents_read"] ^= 16
+    journal.write_text(json.dumps(written))
+    prepare(settings)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "does not match its own checksum: it was changed on disk. Starting anew" in said
+    assert "Going on" not in said
+    assert content(settings.output) == content(prepare(changed(settings, output=tmp_path / "whole"), QUIET).path)
+
+
 def test_store_that_is_there_is_returned(
     settings: PrepareSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

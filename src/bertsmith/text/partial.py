@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ from bertsmith.text.shards import TokenisedDocuments, read_shard, shard_name, wr
 JOURNAL = "journal.json"
 
 _COUNTED_AT_ONCE = 1_000_000
+_CONTENT = ("identity", "sources", "shards")
+_SUM = "sha256"
 
 
 @dataclass
@@ -50,14 +54,18 @@ class PartialStore:
     def open(
         cls, path: Path, identity: dict[str, Any], sources: list[dict[str, Any]], vocab_size: int, log: Log
     ) -> PartialStore:
-        """Take over what an interrupted run with the same settings left; remove what cannot be used."""
+        """Take over what an interrupted run with the same settings left; remove what cannot be used.
+
+        Raises:
+            InputError: what stands in the place of the journal is none.
+        """
         # Another release may cut sentences differently, so its shards do not mix with ours.
         identity = {**identity, "release": __version__}
         counts = np.zeros(vocab_size, dtype=np.int64)
         work = cls(path, identity, sources, counts)
         kept_screen: set[str] = set()
-        if (path / JOURNAL).exists():
-            journal = files.read_json(path / JOURNAL, what="the journal of an interrupted 'bertsmith prepare'")
+        journal = _read_journal(path, log) if (path / JOURNAL).exists() else None
+        if journal is not None:
             work.shards = _usable(path, journal, identity, sources)
             # What is left out follows from the whole corpus.
             kept_screen = {SCREEN} if (journal["identity"], journal["sources"]) == (identity, sources) else set()
@@ -131,9 +139,8 @@ class PartialStore:
 
     def write_journal(self) -> None:
         """Put down which shards are finished."""
-        files.write_json(
-            self.path / JOURNAL, {"identity": self.identity, "sources": self.sources, "shards": self.shards}
-        )
+        journal = {"identity": self.identity, "sources": self.sources, "shards": self.shards}
+        files.write_json(self.path / JOURNAL, journal | {_SUM: _sum_of(journal)})
 
     def totals(self) -> dict[str, int]:
         """Return the counts of all shards together."""
@@ -145,6 +152,31 @@ def _count(token_ids: np.ndarray, counts: np.ndarray) -> None:
     """Add how often each id occurs to ``counts``, a piece at a time: bincount copies its input as int64."""
     for first in range(0, len(token_ids), _COUNTED_AT_ONCE):
         counts += np.bincount(token_ids[first : first + _COUNTED_AT_ONCE], minlength=len(counts))
+
+
+def _read_journal(path: Path, log: Log) -> dict[str, Any] | None:
+    """Return what the journal in a directory says; None, and a warning, if it is not what was written.
+
+    Raises:
+        InputError: it cannot be read as one. The directory may be somebody else's, so nothing in it is removed.
+    """
+    try:
+        journal = files.read_json(path / JOURNAL, what="the journal of an interrupted 'bertsmith prepare'")
+    except InputError as error:
+        raise InputError(f"{error.message}. If it is damaged, remove {path} to begin anew", path=error.path) from None
+    missing = [name for name in _CONTENT if name not in journal]
+    if missing:
+        raise InputError(f"has no {missing[0]!r}. If it is damaged, remove {path} to begin anew", path=path / JOURNAL)
+    # The number of documents that were read stands nowhere else: a wrong one would leave documents out.
+    if journal.pop(_SUM, None) != _sum_of(journal):
+        log.warn(f"{path / JOURNAL} does not match its own checksum: it was changed on disk. Starting anew")
+        return None
+    return journal
+
+
+def _sum_of(journal: dict[str, Any]) -> str:
+    """Return the checksum of a journal's content."""
+    return hashlib.sha256(json.dumps(journal, sort_keys=True).encode()).hexdigest()
 
 
 def _usable(
