@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from bertsmith.features import embed as embed_module
 from bertsmith.features import formats
 from bertsmith.features.embed import embed
 from bertsmith.features.encoder import Encoder
-from bertsmith.features.spool import Spool, work_directory
+from bertsmith.features.spool import Spool, begin, refuse_foreign, work_directory
 from bertsmith.training.processes import Processes
 from tests.features.small import POSITIONS, save, some_texts
 
@@ -348,6 +349,60 @@ def test_damaged_work_is_named(tmp_path: Path, model: Path, lines: Path, monkeyp
     os.truncate(raw, 99)
     with pytest.raises(InputError, match=r"vectors\.bin: is shorter than the 104,080 bytes"):
         embed(settings(model, lines, output), QUIET)
+
+
+@pytest.mark.parametrize("name", ["vectors.bin", "lengths.bin", "token_ids.bin", "progress.json", "job.json"])
+def test_a_flipped_bit_of_unfinished_work_is_found(
+    tmp_path: Path, model: Path, lines: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, whole = tmp_path / "out.npy", tmp_path / "whole.npy"
+    embed(settings(model, lines, whole, tokens=True), QUIET)
+    # Of two runs, the second of which has nothing to add.
+    for _ in range(2):
+        unfinished(model, lines, output, monkeypatch, tokens=True)
+    work = work_directory(output)
+    job = json.loads((work / "job.json").read_text(encoding="utf-8"))
+    del job["sha256"]
+    written = (work / name).read_bytes()
+    rng = np.random.default_rng(4)
+    for at in rng.integers(0, len(written), 99 if name.endswith("json") else 7).tolist():
+        (work / name).write_bytes(written[:at] + bytes([written[at] ^ 1 << int(rng.integers(8))]) + written[at + 1 :])
+        said = why_not(work, job)
+        # A job that cannot be read may be somebody else's; one that is the same needs no checksum.
+        expected = rf"{name}: .*--overwrite begins anew|partial: holds job\.json, .*move the folder"
+        assert re.search(expected, said) or (name == "job.json" and not said and at > written.index(b'"sha256'))
+    if name == "job.json":
+        (work / name).write_bytes(written)
+    assert name == "job.json" or why_not(work, job)
+    embed(settings(model, lines, output, tokens=True, overwrite=True), QUIET)
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def why_not(work: Path, job: dict[str, object]) -> str:
+    """Return why unfinished work cannot go on."""
+    try:
+        refuse_foreign(work)
+        begin(work, job, overwrite=False)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_the_progress_of_unfinished_work_cannot_be_wrong(
+    tmp_path: Path, model: Path, lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.npy"
+    unfinished(model, lines, output, monkeypatch)
+    for file, name in (("progress.json", "tokens"), ("job.json", "pooling")):
+        path = work_directory(output) / file
+        whole = path.read_text(encoding="utf-8")
+        changed = json.loads(whole) | {name: 5}
+        path.write_text(json.dumps(changed), encoding="utf-8")
+        with pytest.raises(InputError, match=rf"{file}: does not match its checksum: it was changed on disk; --over"):
+            embed(settings(model, lines, output), QUIET)
+        path.write_text(whole, encoding="utf-8")
+    embed(settings(model, lines, output), QUIET)
+    assert np.load(output).shape == (1301, 20)
 
 
 def test_an_output_that_exists(tmp_path: Path, model: Path, lines: Path) -> None:

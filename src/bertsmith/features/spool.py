@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,9 @@ _OURS = (VECTORS, LENGTHS, TOKEN_IDS, _JOB, _PROGRESS, _WRITING, files.LOCK)
 # What a kill leaves of a file that was about to get its name (files.new_file).
 _UNNAMED = re.compile(rf"\.(?:{re.escape(_JOB)}|{re.escape(_PROGRESS)}|{_WRITING})\.[a-z0-9_]{{8}}")
 _SHOWN = 3
+_SUM = "sha256"
+_AT_ONCE = 1 << 20
+_CHANGED = "does not match its checksum: it was changed on disk; --overwrite begins anew"
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,15 @@ class Progress:
         tokens: that they had, with [CLS] and [SEP].
         truncated: texts that were cut.
         digest: of the texts that are done.
-        sizes: bytes of each file that belong to them; what is beyond was being written when the run stopped.
+        pieces: bytes and SHA-256 of what each run so far has added to each file; what is beyond them was being written
+            when the last one stopped.
     """
 
     texts: int = 0
     tokens: int = 0
     truncated: int = 0
     digest: str = ""
-    sizes: dict[str, int] | None = None
+    pieces: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
 
 
 def work_directory(output: Path) -> Path:
@@ -87,30 +92,37 @@ def begin(directory: Path, job: dict[str, Any], *, overwrite: bool) -> Progress:
     Args:
         directory: exists, is held by this process, and :func:`refuse_foreign` has nothing against it.
         job: the model, settings and input; must be what the work was begun with.
-        overwrite: begin anew where it is not.
+        overwrite: begin anew where it is not, or where what is there is damaged.
 
     Raises:
         InputError: unfinished work of another model, input or settings stands here, or it is damaged.
     """
     path = directory / _JOB
     if path.exists():
-        begun = files.read_json(path, what="the description of unfinished vectors")
-        different = [name for name in job if begun.get(name) != job[name]]
-        if not different:
+        try:
+            _require_same(directory, job)
             return _resume(directory)
-        if not overwrite:
-            name = different[0]
-            others = {"model": "another model", "input": "another input"}
-            seen = others.get(name, f"{name} {begun.get(name)!r}, not {job[name]!r}")
-            raise InputError(
-                f"holds unfinished vectors made with {seen}; finish them with the command that began them, or give "
-                "--overwrite to begin anew",
-                path=directory,
-            )
+        except InputError:
+            if not overwrite:
+                raise
     for name in (_WRITING, _PROGRESS, VECTORS, LENGTHS, TOKEN_IDS):
         (directory / name).unlink(missing_ok=True)
-    files.write_json(path, job)
+    files.write_json(path, job | {_SUM: _sum_of(job)})
     return Progress()
+
+
+def _require_same(directory: Path, job: dict[str, Any]) -> None:
+    begun = _checked(directory / _JOB, "the description of unfinished vectors", job)
+    different = [name for name in job if begun.get(name) != job[name]]
+    if different:
+        name = different[0]
+        others = {"model": "another model", "input": "another input"}
+        seen = others.get(name, f"{name} {begun.get(name)!r}, not {job[name]!r}")
+        raise InputError(
+            f"holds unfinished vectors made with {seen}; finish them with the command that began them, or give "
+            "--overwrite to begin anew",
+            path=directory,
+        )
 
 
 def _resume(directory: Path) -> Progress:
@@ -118,39 +130,77 @@ def _resume(directory: Path) -> Progress:
     if not path.exists():
         return Progress()
     try:
-        progress = Progress(**files.read_json(path, what="the progress of unfinished vectors"))
-        sizes = dict(progress.sizes or {})
+        progress = Progress(**_checked(path, "the progress of unfinished vectors"))
     except TypeError:
         raise InputError("is not the progress of unfinished vectors; --overwrite begins anew", path=path) from None
-    for name, size in sizes.items():
-        file = directory / name
+    for name, pieces in progress.pieces.items():
+        file, size = directory / name, sum(size for size, _ in pieces)
         if not file.is_file() or file.stat().st_size < size:
             raise InputError(f"is shorter than the {size:,} bytes that were done; --overwrite begins anew", path=file)
         os.truncate(file, size)
+        with file.open("rb") as written:
+            if any(_sum_of_next(written, size) != expected for size, expected in pieces):
+                raise InputError(_CHANGED, path=file)
     return progress
+
+
+def _checked(path: Path, what: str, expected: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a file of ours says, without its checksum; if it is what is ``expected`` the sum does not matter.
+
+    Raises:
+        InputError: it cannot be read, or was changed on disk.
+    """
+    try:
+        content = files.read_json(path, what=what)
+    except InputError as error:
+        raise InputError(f"{error.message}; --overwrite begins anew", path=error.path) from None
+    # Those of earlier versions have none.
+    told = content.pop(_SUM, None)
+    if content != expected and told not in (None, _sum_of(content)):
+        raise InputError(_CHANGED, path=path)
+    return content
+
+
+def _sum_of(content: dict[str, Any]) -> str:
+    """Return the checksum of what stands in a file of JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sum_of_next(file: IO[bytes], size: int) -> str:
+    """Return the SHA-256 of the next bytes of a file."""
+    digest = hashlib.sha256()
+    while size and (read := file.read(min(size, _AT_ONCE))):
+        digest.update(read)
+        size -= len(read)
+    return digest.hexdigest()
 
 
 class Spool:
     """Files of a work directory that grow; made by :func:`open_spool`."""
 
-    def __init__(self, directory: Path, names: list[str], open_files: list[IO[bytes]]) -> None:
-        self._directory, self._files = directory, dict(zip(names, open_files, strict=True))
+    def __init__(self, directory: Path, open_files: dict[str, IO[bytes]], before: Progress) -> None:
+        self._directory, self._files, self._before = directory, open_files, before.pieces
+        self._sizes = dict.fromkeys(open_files, 0)
+        self._sums = {name: hashlib.sha256() for name in open_files}
 
     def add(self, vectors: Vectors) -> None:
         """Append; it counts only from the next :meth:`commit` on."""
         parts = {VECTORS: vectors.vectors, LENGTHS: vectors.lengths, TOKEN_IDS: vectors.token_ids}
         for name, file in self._files.items():
-            file.write(np.ascontiguousarray(parts[name]).data)
+            added = np.ascontiguousarray(parts[name]).reshape(-1)
+            file.write(added.data)
+            self._sums[name].update(added.data)
+            self._sizes[name] += added.nbytes
 
     def commit(self, progress: Progress) -> None:
         """Bring what was added to disk, then write that it is there."""
-        sizes = {}
+        pieces = {}
         for name, file in self._files.items():
             file.flush()
             os.fsync(file.fileno())
-            sizes[name] = file.tell()
-        values = asdict(progress) | {"sizes": sizes}
-        files.write_bytes(self._directory / _PROGRESS, json.dumps(values).encode())
+            pieces[name] = [*self._before.get(name, []), (self._sizes[name], self._sums[name].hexdigest())]
+        values = asdict(progress) | {"pieces": pieces}
+        files.write_bytes(self._directory / _PROGRESS, json.dumps(values | {_SUM: _sum_of(values)}).encode())
 
 
 @contextlib.contextmanager
@@ -163,9 +213,10 @@ def open_spool(directory: Path, *, tokens: bool, progress: Progress) -> Iterator
         progress: what :func:`begin` returned; without any, what is there does not count.
     """
     names = [VECTORS, LENGTHS, TOKEN_IDS] if tokens else [VECTORS]
-    mode = "ab" if progress.sizes else "wb"
+    mode = "ab" if progress.pieces else "wb"
     with contextlib.ExitStack() as stack:
-        yield Spool(directory, names, [stack.enter_context((directory / name).open(mode)) for name in names])
+        opened = {name: stack.enter_context((directory / name).open(mode)) for name in names}
+        yield Spool(directory, opened, progress)
 
 
 def begin_output(directory: Path) -> None:
