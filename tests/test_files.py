@@ -204,8 +204,10 @@ def test_tidy_after_a_kill(tmp_path: Path) -> None:
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "weights").write_text("new", encoding="utf-8")
     (tmp_path / ".lock").touch()
-    (tmp_path / ".mine").write_text("somebody's", encoding="utf-8")
-    files.tidy(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", ".mine", "best", "last"]
+    theirs = [".backup.20240101", ".env.template", ".mine"]
+    for name in theirs:
+        (tmp_path / name).write_text("somebody's", encoding="utf-8")
+    files.tidy(tmp_path, r"config\.yaml|model|best|last")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*theirs[:2], ".lock", ".mine", "best", "last"]
     assert (tmp_path / "best" / "weights").read_text(encoding="utf-8") == "old"
     assert (tmp_path / "last" / "weights").read_text(encoding="utf-8") == "new"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from bertsmith import files
@@ -63,7 +63,17 @@ def task_name(name: str) -> Any:
 class Configuration(BaseModel):
     """What all stages' settings share: reading them, refusing unknown keys, writing them down."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _writes_here(self) -> Self:
+        """Refuse URLs as outputs: as paths they would be folders called ``s3:``."""
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            is_output = isinstance(extra, dict) and extra.get("flag") == "-o"
+            if is_output and re.match(r"[a-z][a-z0-9+.-]+:/", str(getattr(self, name))):
+                raise ValueError(f"{name} is a URL; expected a path of this machine, from where it can be copied")
+        return self
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:

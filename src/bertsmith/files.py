@@ -118,14 +118,14 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise
 
 
-def tidy(directory: Path) -> None:
+def tidy(directory: Path, names: str) -> None:
     """Put right what a killed process left half-done in a directory of ours: nothing else may be writing there.
 
     What had not got its name yet is removed; a directory that had stepped aside for a new one gets its name back where
-    the new one did not take it.
+    the new one did not take it. Only names that the pattern ``names`` knows are ours to remove.
     """
     for left in sorted(directory.iterdir()):
-        match = re.fullmatch(r"\.(.+?)(\.old)?\.[a-z0-9_]{8}", left.name)
+        match = re.fullmatch(rf"\.({names})(\.old)?\.[a-z0-9_]{{8}}", left.name)
         if match is None:
             continue
         if match[2] and (left / match[1]).exists() and not (directory / match[1]).exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ import torch
 import bertsmith
 from bertsmith.console import Log
 from bertsmith.errors import InputError
-from bertsmith.model.weights import load_encoder
+from bertsmith.model.weights import load_encoder, load_pretraining_model, save_model
 from bertsmith.serving.predictor import predict_file
 from bertsmith.task_config import ClassifySettings, PredictSettings
+from bertsmith.text.store import TokenStore
+from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training import loop, tuning
 from bertsmith.training.checkpoint import read_metrics
 from bertsmith.training.finetune import finetune
+from bertsmith.training.pretrain import pretrain
 from bertsmith.training.report import finetuning_sections
-from tests.conftest import OBJECTS, SUBJECTS
+from tests.conftest import OBJECTS, SUBJECTS, tiny_run
 
 QUIET = Log(quiet=True)
 
@@ -265,6 +269,70 @@ def test_refusals(run: Path, tuned: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="label 'bird'"):
         finetune(broken, QUIET)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_directory_of_another_stage_is_left_as_it_was(store: TokenStore, tmp_path: Path) -> None:
+    pretraining = tiny_run(store, tmp_path / "pretraining", steps=9)
+    pretrain(pretraining, QUIET)
+    before = sorted(str(p) for p in pretraining.output.rglob("*"))
+    tuning_there = settings(pretraining.output, tmp_path, output=pretraining.output)
+    with pytest.raises(InputError, match=r"its config.yaml is of something else .*unknown setting"):
+        finetune(tuning_there, QUIET)
+    with pytest.raises(InputError, match="of something else"):
+        finetune(tuning_there.model_copy(update={"resume": True}), QUIET)
+    assert sorted(str(p) for p in pretraining.output.rglob("*")) == before
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_folder_of_somebody_else_is_left_as_it_was(run: Path, store: TokenStore, tmp_path: Path, stage: str) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / ".backup.20240101").mkdir(parents=True)
+    for name in ("README", ".env.template", ".backup.20240101/precious"):
+        (theirs / name).write_text("mine", encoding="utf-8")
+    before = sorted(str(p) for p in theirs.rglob("*"))
+    tuning_there, pretraining_there = settings(run, tmp_path, output=theirs), tiny_run(store, theirs)
+    with pytest.raises(InputError, match=r"holds other files \(.backup.20240101, .env.template, README\)"):
+        pretrain(pretraining_there, QUIET) if stage == "pretrain" else finetune(tuning_there, QUIET)
+    assert sorted(str(p) for p in theirs.rglob("*")) == before
+
+
+@pytest.mark.parametrize("changed", ["train.csv", "dev.csv", "model"])
+def test_what_a_stopped_run_reads_must_not_change(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(run / "model", model)
+    chosen = settings(model, tmp_path, precision="auto")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(chosen, QUIET)
+    if changed == "model":
+        shutil.rmtree(model)
+        pretrained = load_pretraining_model(run / "model")
+        with torch.no_grad():
+            pretrained.bert.pooler.bias.add_(0.5)
+        save_model(pretrained, model, Tokenizer.load(run / "model"))
+    else:
+        path = tmp_path / changed
+        path.write_text(path.read_text(encoding="utf-8").replace("우리", "너희"), encoding="utf-8")
+    with pytest.raises(InputError, match="has changed since"):
+        finetune(chosen.model_copy(update={"resume": True}), QUIET)
+
+
+def test_a_run_keeps_to_its_arithmetic(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finetune(settings(run, tmp_path, precision="bfloat16", output=tmp_path / "whole"), QUIET)
+    chosen = settings(run, tmp_path, precision="auto")
+    with monkeypatch.context() as patch:
+        patch.setattr("bertsmith.training.finetune.pick_precision", lambda *arguments: torch.bfloat16)
+        interrupt_at(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(chosen, QUIET)
+    monkeypatch.setattr("bertsmith.training.finetune.pick_precision", lambda *arguments: torch.float32)
+    finetune(chosen.model_copy(update={"resume": True}), QUIET)
+    assert ClassifySettings.from_yaml(tmp_path / "tuned" / "config.yaml").precision == "bfloat16"
+    both = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("tuned", "whole")]
+    assert both[0] == both[1]
 
 
 def test_cut_texts_and_a_collapse_are_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

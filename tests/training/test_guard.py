@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bertsmith.console import Log
-from bertsmith.errors import InputError
+from bertsmith.errors import DivergedError, InputError
 from bertsmith.task_config import ClassifySettings
 from bertsmith.text.store import TokenStore
 from bertsmith.training import loop
@@ -114,6 +116,75 @@ def test_a_run_that_goes_back(store: TokenStore, tmp_path: Path, monkeypatch: py
     tokens = [e["tokens"] for e in found if e["kind"] == "train"]
     assert tokens[:4] == usual[:4]
     assert tokens[4] - tokens[3] == usual[7] - usual[6]
+
+
+def test_a_return_names_the_texts_of_the_bad_step(
+    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for how in ("skip", "rollback"):
+        with monkeypatch.context() as patch:
+            spoil(patch, lambda made: made == 7)
+            pretrain(tiny_run(store, tmp_path / how, bad_steps=how), QUIET)
+        found += [e["documents"] for e in entries(tmp_path / how) if "documents" in e]
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("checkpoint_every", [4, 1])
+def test_a_run_that_always_goes_back_ends(
+    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_every: int
+) -> None:
+    made = []
+
+    def always(step: int) -> bool:
+        made.append(step)
+        return len(made) > 6
+
+    spoil(monkeypatch, always)
+    with pytest.raises(DivergedError, match=f"after each of {TOO_MANY} returns to step-0000000"):
+        pretrain(tiny_run(store, tmp_path / "run", bad_steps="rollback", checkpoint_every=checkpoint_every), QUIET)
+    assert len(made) < 6 + TOO_MANY + 2
+
+
+def test_a_run_that_goes_back_can_be_stopped(
+    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def always(step: int) -> bool:
+        made.append(step)
+        if len(made) == 8:
+            signal.raise_signal(signal.SIGINT)
+        return len(made) > 6
+
+    spoil(monkeypatch, always)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny_run(store, tmp_path / "run", bad_steps="rollback"), QUIET)
+    assert len(made) == 8
+
+
+def test_weights_that_are_no_numbers_are_not_saved(
+    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With few steps left no ten bad ones come; the checkpoint and the model from before stay."""
+    real = loop.apply_gradients
+    made = []
+
+    def far(model: torch.nn.Module, *arguments: Any) -> float:
+        made.append(1)
+        norm = real(model, *arguments)
+        if len(made) == 10:
+            with torch.no_grad():
+                next(iter(model.parameters())).fill_(torch.nan)
+        return norm
+
+    monkeypatch.setattr(loop, "apply_gradients", far)
+    with pytest.raises(DivergedError, match=r"after step 1[0-3] the weights are no numbers"):
+        pretrain(tiny_run(store, tmp_path / "run"), QUIET)
+    assert not (tmp_path / "run" / "model").exists()
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert [path.name for path in checkpoints] == ["step-00000004", "step-00000008"]
 
 
 def test_a_run_that_stops_at_a_bad_step_and_goes_on(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from io import RawIOBase
@@ -22,6 +23,7 @@ from bertsmith.training.disk import Disk
 from bertsmith.training.sharding import gathered_tensors, spread
 
 CHECKPOINTS = "checkpoints"
+CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 OPTIMIZER = "optimizer.safetensors"
 FREE = (
@@ -33,6 +35,9 @@ FREE = (
 INPUTS = "inputs.json"
 """What the files that a directory's runs read held when the first of them began, by path."""
 
+# What stands in a run's directory under a temporary name while it is written.
+_NAMES = r"(?:config\.yaml|metrics\.jsonl|inputs\.json|scores\.json|report\.html|model|best)"
+
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -42,7 +47,7 @@ def refuse_other_settings(settings: Configuration, free: Collection[str], direct
     Raises:
         InputError: it does; the message names what was and what is.
     """
-    before = type(settings).from_yaml(directory / "config.yaml").model_dump(exclude=set(free))
+    before = type(settings).from_yaml(directory / CONFIG).model_dump(exclude=set(free))
     now = settings.model_dump(exclude=set(free))
     changed = [f"{name} was {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]
     if changed:
@@ -77,9 +82,28 @@ def refuse_other_files(directory: Path) -> None:
     Raises:
         InputError: the directory is not empty.
     """
-    others = sorted(p.name for p in directory.iterdir() if p.name != files.LOCK)
+    # A kill may have come before config.yaml had its name.
+    others = sorted(p.name for p in directory.iterdir() if not re.fullmatch(r"\.lock|\.config\.yaml\.\w{8}", p.name))
     if others:
         raise InputError(f"holds other files ({', '.join(others[:3])}); choose a new directory", path=directory)
+
+
+def refuse_other_directory(settings: Configuration, directory: Path) -> None:
+    """Refuse an output directory that is not one of this stage's, before anything in it is touched.
+
+    Raises:
+        InputError: it holds files of somebody else, or the run of another stage.
+    """
+    if not (directory / CONFIG).exists():
+        if directory.is_dir():
+            refuse_other_files(directory)
+        return
+    try:
+        type(settings).from_yaml(directory / CONFIG)
+    except InputError as error:
+        raise InputError(
+            f"its {CONFIG} is of something else ({error.message}); choose another output directory", path=directory
+        ) from None
 
 
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
@@ -96,9 +120,9 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], None], keep: i
 
 def tidy_run(run: Path, keep: int = 2) -> None:
     """Put right what a killed process left half-done in a run's directory; this process must hold it."""
-    files.tidy(run)
+    files.tidy(run, _NAMES)
     if (run / CHECKPOINTS).is_dir():
-        files.tidy(run / CHECKPOINTS)
+        files.tidy(run / CHECKPOINTS, r"step-\d+")
         _keep_newest(run, keep)
 
 

@@ -26,10 +26,13 @@ from bertsmith.tasks.task import source, split_rows
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.checkpoint import (
     CHECKPOINTS,
+    CONFIG,
     FREE,
     METRICS,
     MetricsLog,
     last_checkpoint,
+    refuse_changed_files,
+    refuse_other_directory,
     refuse_other_files,
     refuse_other_settings,
     tidy_run,
@@ -126,15 +129,20 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
     data, report = _read(settings, tokenizer, log)
     device = pick_device(settings.device)
     threads = set_up_process(settings.threads)
-    dtype = processes.share(pick_precision(settings.precision, device, config.hidden_size))
+    # What auto stands for is chosen once: a run keeps to its arithmetic when it goes on.
+    earlier = _earlier_precision(settings) if settings.precision == "auto" else None
+    dtype = processes.share(earlier or pick_precision(settings.precision, device, config.hidden_size))
     holds_weights = processes.is_first or not is_wanted(settings, processes)
     encoder = load_encoder(directory) if holds_weights and not settings.from_scratch else None
     with contextlib.ExitStack() as held:
         checkpoint = None
         if processes.is_first:
+            refuse_other_directory(settings, settings.output)
             held.enter_context(files.only_writer(settings.output))
-            tidy_run(settings.output, keep=1)
-            checkpoint = _check_output(settings, log)
+            tidy_run(settings.output)
+            checkpoint = _check_output(settings, dtype, log)
+            rows = [file for file in (settings.train, settings.dev) if file is not None]
+            refuse_changed_files([*rows, *sorted(directory.glob("*.safetensors"))], settings.output)
             held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)
         run = load_run_state(checkpoint, weights=holds_weights) if checkpoint else RunState([SeedState(settings.seed)])
@@ -175,15 +183,25 @@ def _read(settings: FinetuneSettings, tokenizer: Tokenizer, log: Log) -> tuple[T
     return TaskData(task, facts, train, dev, dev_rows), report
 
 
-def _check_output(settings: FinetuneSettings, log: Log) -> Path | None:
+def _earlier_precision(settings: FinetuneSettings) -> torch.dtype | None:
+    """Return the arithmetic of the run that goes on, if there is one."""
+    path = settings.output / CONFIG
+    if not settings.resume or not path.exists():
+        return None
+    name = type(settings).from_yaml(path).precision
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _check_output(settings: FinetuneSettings, dtype: torch.dtype, log: Log) -> Path | None:
     """Return the checkpoint to go on from, or None for a new run, whose settings are written down here."""
-    path = settings.output / "config.yaml"
+    path = settings.output / CONFIG
     if (settings.output / "model").exists():
         # A kill may have come between the model and the end.
         shutil.rmtree(settings.output / CHECKPOINTS, ignore_errors=True)
         raise InputError("holds a fine-tuned model already; choose another output directory", path=settings.output)
     if path.exists() and settings.resume:
-        refuse_other_settings(settings, FREE, settings.output)
+        free = (*FREE, "precision") if settings.precision == "auto" else FREE
+        refuse_other_settings(settings, free, settings.output)
         return last_checkpoint(settings.output, log)
     if not path.exists():
         refuse_other_files(settings.output)
@@ -192,7 +210,7 @@ def _check_output(settings: FinetuneSettings, log: Log) -> Path | None:
             raise InputError(
                 f"holds a {kind} that was stopped; go on with: {resume_command(settings)}", path=settings.output
             )
-    settings.write(path)
+    settings.model_copy(update={"precision": str(dtype).removeprefix("torch.")}).write(path)
     return None
 
 

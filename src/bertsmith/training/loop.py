@@ -55,6 +55,7 @@ class Progress:
         best: the lowest held-out loss so far.
         recent: the losses of the last good steps.
         refused: bad steps in a row, up to now.
+        returns: how often the run has gone back to its last checkpoint since it was written.
         offset: how many steps' batches a return to an earlier checkpoint has left out for good.
         loss_scale: the state of torch's GradScaler, in float16.
     """
@@ -66,6 +67,7 @@ class Progress:
     best: float = field(default=math.inf)
     recent: list[float] = field(default_factory=list)
     refused: int = 0
+    returns: int = 0
     offset: int = 0
     loss_scale: dict[str, float] = field(default_factory=dict)
 

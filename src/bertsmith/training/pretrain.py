@@ -13,7 +13,7 @@ from typing import Any
 from bertsmith import files
 from bertsmith.config import PretrainSettings
 from bertsmith.console import Log, human
-from bertsmith.errors import InputError
+from bertsmith.errors import DivergedError, InputError
 from bertsmith.locations import Url
 from bertsmith.pretraining.prefetch import prefetched
 from bertsmith.pretraining.show import format_instances
@@ -27,12 +27,14 @@ from bertsmith.training.checkpoint import (
     METRICS,
     MetricsLog,
     last_checkpoint,
+    refuse_other_directory,
     refuse_other_files,
     refuse_other_settings,
     tidy_run,
 )
 from bertsmith.training.device import set_up_process
 from bertsmith.training.evaluate import Evaluation, evaluate
+from bertsmith.training.guard import TOO_MANY
 from bertsmith.training.launch import is_started_by_an_engine, launch
 from bertsmith.training.loop import StepReport, StopRequest, metrics_entry, train
 from bertsmith.training.processes import ALONE, joined
@@ -84,6 +86,7 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
         store = _open_store(settings, log)
         checkpoint = None
         if processes.is_first:
+            refuse_other_directory(settings, settings.output)
             held.enter_context(files.only_writer(settings.output))
             tidy_run(settings.output)
             checkpoint = _check_run_directory(settings, log)
@@ -188,7 +191,8 @@ def _train(run: Session, stop: StopRequest, started: float) -> Evaluation | None
                 total = run.progress.schedule.total_steps
                 if report.refusal is None:
                     smoothed = report.loss if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * report.loss
-                _record(metrics, metrics_entry(report, run.progress) | _origins(run, report))
+                origins = _origins(run, report)
+                _record(metrics, metrics_entry(report, run.progress) | origins)
                 advance(
                     report.tokens,
                     # A budget changes the number of steps as it learns the machine's speed.
@@ -196,7 +200,9 @@ def _train(run: Session, stop: StopRequest, started: float) -> Evaluation | None
                     loss=f"{smoothed:.3f}",
                     step=f"{report.step:,}/{total:,}",
                 )
-                if report.refusal is not None and _went_back(run, report, metrics):
+                if report.refusal is not None and _went_back(run, report, origins, metrics):
+                    if run.processes.any(stop.requested):
+                        return None
                     continue
                 last = report.step >= total
                 if report.step % every == 0 or last:
@@ -211,6 +217,7 @@ def _train(run: Session, stop: StopRequest, started: float) -> Evaluation | None
                         )
                 stopped = run.processes.any(stop.requested)
                 if report.step % settings.checkpoint_every == 0 or last or stopped:
+                    run.progress.returns = 0
                     run.save_checkpoint()
                 if stopped and not last:
                     return None
@@ -242,11 +249,11 @@ def _reports(run: Session) -> Iterator[StepReport]:
                     break
 
 
-def _went_back(run: Session, report: StepReport, metrics: MetricsLog | None) -> bool:
+def _went_back(run: Session, report: StepReport, origins: dict[str, list[str]], metrics: MetricsLog | None) -> bool:
     """Do what the settings say about a bad step; true if the run is at an earlier checkpoint now.
 
     Raises:
-        InputError: the run is to stop.
+        InputError: the run is to stop, or has gone back to the same checkpoint too often.
     """
     settings, log = run.settings, run.log
     what = f"step {report.step:,} was bad: {report.refusal}"
@@ -263,6 +270,11 @@ def _went_back(run: Session, report: StepReport, metrics: MetricsLog | None) -> 
     if checkpoint is None:
         log.warn(f"{what}; its batch is left out ({where})")
         return False
+    if run.progress.returns >= TOO_MANY:
+        raise DivergedError(
+            f"{what}, as others after each of {TOO_MANY} returns to {checkpoint.name}, which is whole; try a new run "
+            "with a lower --learning-rate, a longer --warmup or float32"
+        )
     run.go_back(checkpoint)
     # All have read the checkpoint before it is written anew, with the batches that are left out from now on.
     run.processes.any(False)
@@ -271,7 +283,7 @@ def _went_back(run: Session, report: StepReport, metrics: MetricsLog | None) -> 
     if metrics is not None:
         metrics.keep(lambda entry: entry["step"] <= now)
     entry = {"step": now, "kind": "rollback", "from_step": report.step, "reason": report.refusal}
-    _record(metrics, entry | _origins(run, report))
+    _record(metrics, entry | origins)
     log.warn(f"{what}; back at step {now:,}, and the batches since then are left out ({where})")
     return True
 
@@ -324,6 +336,8 @@ def _fit_to_budget(run: Session, budget: Budget) -> Schedule:
 def _evaluate(run: Session, metrics: MetricsLog | None) -> Evaluation:
     """Evaluate, log it, and keep the weights if they are the best so far."""
     result = evaluate(run.model, run.held_out, run.unigram, run.device, run.dtype, run.processes)
+    if not math.isfinite(result.mlm_loss):
+        run.refuse_bad_weights()
     if run.processes.is_first or is_sharded(run.model):
         blanks = filled_blanks(run.model, run.shown, run.store.tokenizer, run.device, run.dtype)
         _record(metrics, {"step": run.progress.step, "kind": "eval", **asdict(result), "blanks": blanks})

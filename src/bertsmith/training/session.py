@@ -15,7 +15,7 @@ from bertsmith import files
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig, PretrainSettings
 from bertsmith.console import Log
-from bertsmith.errors import InputError
+from bertsmith.errors import DivergedError, InputError
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.model.weights import load_pretraining_model, save_model, write_model
 from bertsmith.pretraining.heldout import evaluation_batches, held_out_documents, of_few_shards
@@ -86,7 +86,12 @@ class Session:
         return 12 * sum(parameter.numel() for parameter in self.model.parameters())
 
     def save_checkpoint(self) -> None:
-        """Write a checkpoint, in the first process; every process must ask."""
+        """Write a checkpoint, in the first process; every process must ask.
+
+        Raises:
+            DivergedError: weights are no numbers; the checkpoints from before stay.
+        """
+        self.refuse_bad_weights()
         model = self._whole_model()
         moments = optimizer_tensors(self.model, self.optimizer, keep=self.processes.is_first)
         if model is not None:
@@ -100,7 +105,12 @@ class Session:
             )
 
     def save_model(self, name: str) -> Path:
-        """Write the weights as a model directory of the run, in the first process; return its path; all must ask."""
+        """Write the weights as a model directory of the run, in the first process; return its path; all must ask.
+
+        Raises:
+            DivergedError: weights are no numbers.
+        """
+        self.refuse_bad_weights()
         path, model = self.settings.output / name, self._whole_model()
         if model is not None:
             self.disk.write(
@@ -109,6 +119,19 @@ class Session:
                 self.checkpoint_bytes // 3,
             )
         return path
+
+    def refuse_bad_weights(self) -> None:
+        """Refuse weights that are no numbers, which would push out a good checkpoint; every process must ask.
+
+        Raises:
+            DivergedError: there are some.
+        """
+        own = (getattr(parameter, "to_local", parameter.detach)() for parameter in self.model.parameters())
+        if self.processes.any(not all(bool(torch.isfinite(part).all()) for part in own)):
+            raise DivergedError(
+                f"after step {self.progress.step:,} the weights are no numbers any more; what was saved before is "
+                "whole. Try a new run with a lower --learning-rate or a longer --warmup"
+            )
 
     def _whole_model(self) -> PretrainingModel | None:
         """Return a model with all weights in the first process, and None in the others."""
@@ -125,8 +148,9 @@ class Session:
         reads = self.processes.is_first or not is_sharded(self.model)
         fill(self.model, load_pretraining_model(checkpoint).state_dict() if reads else {})
         load_optimizer(checkpoint, self.model, self.optimizer)
-        seconds, schedule = self.progress.seconds, self.progress.schedule
+        seconds, schedule, returns = self.progress.seconds, self.progress.schedule, self.progress.returns
         self.progress = progress_from(state["progress"])
+        self.progress.returns = returns + 1
         # The clock has gone on, and with it what a budget knows about this machine's speed.
         self.progress.seconds, self.progress.schedule = seconds, schedule
         self.progress.offset += step - self.progress.step
