@@ -28,7 +28,7 @@ from bertsmith.text.store import TokenStore
 from bertsmith.training.checkpoint import (
     read_metrics,
     refuse_changed_files,
-    refuse_other_files,
+    refuse_other_directory,
     refuse_other_settings,
 )
 from bertsmith.training.finetune import finetune
@@ -61,6 +61,7 @@ def ablate(settings: AblateSettings, log: Log | None = None) -> list[Row]:
     for path, values in tasks.items():
         _check_task(path, values, network, log)
     TokenStore.open(settings.store)
+    refuse_other_directory(settings, settings.output)
     with files.only_writer(settings.output):
         _check_output(settings, tasks)
         try:
@@ -168,9 +169,7 @@ def _with_earlier(settings: AblateSettings) -> AblateSettings:
 
 def _check_output(settings: AblateSettings, tasks: dict[Path, dict[str, Any]]) -> None:
     path = settings.output / "config.yaml"
-    if not path.exists():
-        refuse_other_files(settings.output)
-    else:
+    if path.exists():
         refuse_other_settings(settings, _FREE, settings.output)
         if not settings.resume:
             raise InputError(

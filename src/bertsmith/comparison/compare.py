@@ -45,7 +45,7 @@ from bertsmith.tasks.by_name import TASKS
 from bertsmith.tasks.task import Facts, Task, source, split_rows
 from bertsmith.tasks.texts import shown
 from bertsmith.text.tokenizer import Tokenizer
-from bertsmith.training.checkpoint import refuse_changed_files, refuse_other_files, refuse_other_settings
+from bertsmith.training.checkpoint import refuse_changed_files, refuse_other_directory, refuse_other_settings
 from bertsmith.training.device import pick_device, pick_precision, set_up_process
 from bertsmith.training.loop import StopRequest
 
@@ -84,6 +84,7 @@ def compare_models(settings: CompareSettings, log: Log | None = None) -> list[St
     if not contenders:
         raise InputError(f"no model to compare: models is {settings.models!r}")
     threads = set_up_process(settings.threads)
+    refuse_other_directory(settings, settings.output)
     with files.only_writer(settings.output), StopRequest() as stop:
         bench, train, shared = _prepare(settings, directory, stop, log)
         settings = settings.model_copy(update={"precision": str(bench.dtype).removeprefix("torch.")})
@@ -210,9 +211,7 @@ def _refuse_overlap(
 
 def _check_output(settings: CompareSettings, directory: Path) -> None:
     path = settings.output / "config.yaml"
-    if not path.exists():
-        refuse_other_files(settings.output)
-    else:
+    if path.exists():
         refuse_other_settings(settings, _FREE, settings.output)
         if not settings.resume:
             raise InputError(f"holds a comparison; go on with: {_resume_command(settings)}", path=settings.output)

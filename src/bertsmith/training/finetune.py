@@ -33,7 +33,6 @@ from bertsmith.training.checkpoint import (
     last_checkpoint,
     refuse_changed_files,
     refuse_other_directory,
-    refuse_other_files,
     refuse_other_settings,
     tidy_run,
 )
@@ -203,8 +202,6 @@ def _check_output(settings: FinetuneSettings, dtype: torch.dtype, log: Log) -> P
         free = (*FREE, "precision") if settings.precision == "auto" else FREE
         refuse_other_settings(settings, free, settings.output)
         return last_checkpoint(settings.output, log)
-    if not path.exists():
-        refuse_other_files(settings.output)
     for kind, sign in (("search", JOURNAL), ("run", CHECKPOINTS)):
         if (settings.output / sign).exists():
             raise InputError(

@@ -28,7 +28,6 @@ from bertsmith.training.checkpoint import (
     MetricsLog,
     last_checkpoint,
     refuse_other_directory,
-    refuse_other_files,
     refuse_other_settings,
     tidy_run,
 )
@@ -134,7 +133,6 @@ def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
     """Return the checkpoint to go on from, or None for a new run, whose settings are written down here."""
     path = settings.output / "config.yaml"
     if not path.exists():
-        refuse_other_files(settings.output)
         if settings.resume:
             log.warn(f"nothing to resume in {settings.output}; starting a new run")
         settings.write(path)
