@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from bertsmith.config import OptimizerSettings
+from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.training.checkpoint import (
     MetricsLog,
@@ -92,6 +95,62 @@ def test_a_resumed_log_has_each_step_once_and_no_half_line(tmp_path: Path) -> No
     with MetricsLog(path, keep=lambda entry: entry["step"] <= 5) as log:
         log.write({"step": 6, "kind": "train"})
     assert [e["step"] for e in read_metrics(path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_log_is_not_in_memory_when_a_run_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [f'{{"step": {step}, "kind": "train", "note": "{"가" * 50}"}}\n' for step in range(1, 5001)]
+    # Cut lines, bytes that are no text, and another way to write JSON.
+    lines[7:7] = ["{\n", "\n", '{"kind": "train"}\n', "[1]\n"]
+    path.write_bytes("".join(lines).encode() + b'{"step":4000,"note":"\xff"}')
+    tracemalloc.start()
+    MetricsLog(path, keep=lambda entry: entry["step"] <= 4000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000 < path.stat().st_size
+    kept = [line for line in lines if "step" in line][:4000]
+    assert path.read_text(encoding="utf-8") == "".join(kept) + '{"step":4000,"note":"\ufffd"}\n'
+    assert len(read_metrics(path)) == 4001
+
+
+@pytest.mark.parametrize("step", ['"7"', "null", "7.5", "true"])
+def test_a_line_that_is_no_entry_is_named(tmp_path: Path, step: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 6}}\nno\n{{"step": {step}, "kind": "train"}}\n', encoding="utf-8")
+    whole = path.read_bytes()
+    for use in (read_metrics, lambda path: MetricsLog(path, keep=lambda entry: entry["step"] <= 9)):
+        with pytest.raises(InputError, match=r"metrics\.jsonl:3: is no entry of a run: its step is .*remove the line"):
+            use(path)
+    assert path.read_bytes() == whole
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_log_is_brought_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, os.fstat(file).st_size)))
+    with MetricsLog(path := tmp_path / "metrics.jsonl") as log:
+        # Its name, which is new.
+        assert [inode for inode, _ in synced] == [tmp_path.stat().st_ino]
+        log.write({"step": 1, "kind": "train"})
+        log.sync()
+    assert synced[1:] == [(path.stat().st_ino, path.stat().st_size)]
+
+
+def test_missing_entries_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        for seed in (3, 4):
+            for step in range(1, 8):
+                log.write({"seed": seed, "step": step, "kind": ("train", "refused", "skipped")[step % 3]})
+                log.write({"seed": seed, "step": step, "kind": "eval"})
+    whole = MetricsLog(path, keep=lambda entry: (entry["seed"], entry["step"]) <= (4, 5))
+    whole.warn_of_gaps({3: 7, 4: 5}, Log())
+    assert not capsys.readouterr().err
+    whole.warn_of_gaps({3: 7, 4: 8}, Log())
+    assert "metrics.jsonl lacks 3 of the 15 steps before the checkpoint" in " ".join(capsys.readouterr().err.split())
+    path.unlink()
+    MetricsLog(path).warn_of_gaps({None: 1200}, Log())
+    assert "lacks 1,200 of the 1,200 steps" in " ".join(capsys.readouterr().err.split())
 
 
 def test_unigram_entropy_by_hand() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, Self
@@ -39,6 +41,8 @@ INPUTS = "inputs.json"
 _NAMES = r"(?:config\.yaml|metrics\.jsonl|inputs\.json|scores\.json|report\.html|model|best)"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+# Kinds of entries of which every step has one.
+_OF_STEPS = ("train", "refused", "skipped")
 
 
 def refuse_other_settings(settings: Configuration, free: Collection[str], directory: Path) -> None:
@@ -204,6 +208,9 @@ class MetricsLog:
         path: the file.
         keep: when a run goes on, which entries of before stay; the others will come again. By default none.
         disk: what happens when it is full; by default the error of the system comes through.
+
+    Raises:
+        InputError: a line of the file is no entry.
     """
 
     def __init__(
@@ -212,17 +219,34 @@ class MetricsLog:
         self._path = path
         self._disk = disk
         self._pending = b""
+        self._steps: Counter[int | None] = Counter()
         if path.exists():
             self._rewrite(keep)
         self._file: RawIOBase = path.open("ab", buffering=0)
+        files.sync_directory(path.parent)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append one entry; it must have a step."""
         self._pending += _line(entry).encode()
-        if self._disk is None:
-            self._flush()
-        else:
-            self._disk.write(self._path.name, self._flush)
+        self._do(self._flush)
+
+    def sync(self) -> None:
+        """Bring what was written to disk: a checkpoint must not be there without the entries of the steps before it."""
+        self._do(lambda: os.fsync(self._file.fileno()))
+
+    def warn_of_gaps(self, done: Mapping[int | None, int], log: Log) -> None:
+        """Say that entries of before are missing where a run goes on; the run itself needs none of them.
+
+        Args:
+            done: the steps up to the checkpoint, by seed; those of a run that has one seed only under None.
+            log: what says it.
+        """
+        missing = sum(max(0, steps - self._steps[seed]) for seed, steps in done.items())
+        if missing:
+            log.warn(
+                f"{self._path} lacks {missing:,} of the {sum(done.values()):,} steps before the checkpoint: "
+                "curves will have a gap"
+            )
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Drop the entries that are not ``wanted``: their steps will come again."""
@@ -231,8 +255,19 @@ class MetricsLog:
         self._file = self._path.open("ab", buffering=0)
 
     def _rewrite(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        kept = [entry for entry in read_metrics(self._path) if wanted(entry)]
-        files.write_text(self._path, "".join(_line(entry) for entry in kept))
+        self._steps.clear()
+        with files.new_file(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for line, entry in _entries(self._path):
+                if wanted(entry):
+                    file.write(f"{line}\n")
+                    if entry.get("kind") in _OF_STEPS:
+                        self._steps[entry.get("seed")] += 1
+
+    def _do(self, action: Callable[[], None]) -> None:
+        if self._disk is None:
+            action()
+        else:
+            self._disk.write(self._path.name, action)
 
     def _flush(self) -> None:
         # A disk takes what it has room for; the rest stays for the next attempt.
@@ -251,13 +286,28 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return all whole entries of a metrics log; a line that a kill cut short is left out."""
-    entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(entry, dict) and "step" in entry:
-            entries.append(entry)
-    return entries
+    """Return all whole entries of a metrics log; a line that a kill cut short is left out.
+
+    Raises:
+        InputError: a line is an object whose step is no number.
+    """
+    return [entry for _, entry in _entries(path)]
+
+
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each whole entry of a metrics log, with its line."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if not isinstance(entry, dict) or "step" not in entry:
+                continue
+            if type(entry["step"]) is not int:
+                raise InputError(
+                    f"is no entry of a run: its step is {entry['step']!r}, expected a whole number; remove the line",
+                    path=path,
+                    line=number,
+                )
+            yield line.strip(), entry

@@ -183,6 +183,8 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
     if checkpoint is not None:
         fill(model, load_file(checkpoint / "current.safetensors") if session.holds_weights else {})
         load_optimizer(checkpoint, model, optimizer)
+        if session.metrics is not None:
+            session.metrics.warn_of_gaps({seed.seed: seed.step for seed in run.seeds}, session.log)
     total = session.total_steps
     schedule = fixed(settings.learning_rate, settings.warmup, total)
     progress = Progress(schedule, **{name: getattr(state, name) for name in _OF_THE_LOOP})
@@ -352,6 +354,8 @@ def _save(session: Session, run: RunState, model: nn.Module, optimizer: torch.op
     # The weights, two moments, and the weights of up to two best epochs.
     needed = 20 * sum(parameter.numel() for parameter in model.parameters())
     output = session.settings.output
+    if session.metrics is not None:
+        session.metrics.sync()
     session.disk.write(f"the checkpoint of step {done:,}", lambda: save_checkpoint(output, done, write, keep=1), needed)
 
 
