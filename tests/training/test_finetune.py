@@ -23,7 +23,7 @@ from bertsmith.task_config import ClassifySettings, PredictSettings
 from bertsmith.text.store import TokenStore
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training import loop, tuning
-from bertsmith.training.checkpoint import read_metrics
+from bertsmith.training.checkpoint import MetricsLog, read_metrics
 from bertsmith.training.finetune import finetune
 from bertsmith.training.pretrain import pretrain
 from bertsmith.training.report import finetuning_sections
@@ -182,6 +182,42 @@ def test_a_stopped_run_goes_on_with_the_same_result(
         logs = [[(e["seed"], e["step"], e["kind"]) for e in read_metrics(d / "metrics.jsonl")] for d in both]
         assert logs[0] == logs[1]
         assert not (both[1] / "checkpoints").exists()
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def changed(name: str, **changes: object) -> ClassifySettings:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return settings(run, tmp_path / name, epochs=3, metric="accuracy", **changes)
+
+    finetune(changed("whole"), QUIET)
+    done: list[str] = []
+    sync, save = MetricsLog.sync, tuning.save_checkpoint
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        patch.setattr(MetricsLog, "sync", lambda log: done.append("metrics") or sync(log))
+        patch.setattr(tuning, "save_checkpoint", lambda *arguments: done.append("checkpoint") or save(*arguments))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(changed("stopped"), QUIET)
+    # The entries of its steps are on the disk before a checkpoint is.
+    assert done == ["metrics", "checkpoint"] * 2
+    tuned = tmp_path / "stopped" / "tuned"
+    assert [path.name for path in sorted((tuned / "checkpoints").iterdir())] == ["step-00000006", "step-00000008"]
+    file = tuned / "checkpoints" / "step-00000008" / "epoch.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    log = tuned / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    log.write_text("".join(lines[:2]), encoding="utf-8")
+    capsys.readouterr()
+    finetune(changed("stopped", resume=True), Log())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "epoch.safetensors: does not match its checksum" in said
+    assert "looking for an earlier checkpoint" in said
+    assert "metrics.jsonl lacks 4 of the 6 steps before the checkpoint" in said
+    for name in ("model/model.safetensors", "scores.json"):
+        assert (tuned / name).read_bytes() == (tmp_path / "whole" / "tuned" / name).read_bytes(), name
 
 
 def test_a_search_chooses_settings_and_goes_on_after_a_stop(

@@ -356,7 +356,7 @@ def _save(session: Session, run: RunState, model: nn.Module, optimizer: torch.op
     output = session.settings.output
     if session.metrics is not None:
         session.metrics.sync()
-    session.disk.write(f"the checkpoint of step {done:,}", lambda: save_checkpoint(output, done, write, keep=1), needed)
+    session.disk.write(f"the checkpoint of step {done:,}", lambda: save_checkpoint(output, done, write), needed)
 
 
 def load_run_state(checkpoint: Path, *, weights: bool) -> RunState:
