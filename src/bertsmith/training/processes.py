@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
+from bertsmith.console import Log
 from bertsmith.errors import InputError, LostProcessError
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ Value = TypeVar("Value")
 
 # A process waits so long for another one that is silent but alive: the first may be waiting for room on a disk.
 _PATIENCE = timedelta(hours=2)
+# Processes of one run start within less; after that a user wonders what happens.
+_SILENT_SECONDS = 10.0
 # How gloo and NCCL word the end of a process at the other side.
 _LOST = ("Connection closed", "Connection reset", "Broken pipe", "Connection refused", "Timed out", "NCCL", "gloo")
 
@@ -119,22 +123,17 @@ def joined() -> Iterator[Processes]:
     """Join the other processes of this run, if whoever started this one says in the environment that there are any.
 
     Raises:
+        InputError: what the environment says makes no sense.
         LostProcessError: another one ended before the run did.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _number("WORLD_SIZE", 1, default=1)
     if size == 1:
         yield ALONE
         return
-    from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
-
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    _check_environment(size)
+    rank = _number("RANK", 0, size - 1)
     try:
-        store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
-        # torchrun keeps one store over its restarts: addresses of processes that are gone would be read again.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = PrefixStore(f"attempt {attempt}", store)
-        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+        _meet(rank, size)
         yield Processes(rank, size)
     except RuntimeError as error:
         # The libraries below have no type of their own for it.
@@ -142,11 +141,78 @@ def joined() -> Iterator[Processes]:
             raise
         raise LostProcessError(
             f"another of the {size} processes of this run ended, so this one does too; its own message says why. "
-            f"The last checkpoint is whole ({str(error).splitlines()[0][:160]})"
+            f"What was written before is whole ({str(error).splitlines()[0][:160]})"
         ) from error
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _meet(rank: int, size: int) -> None:
+    """Wait for the other processes, and say so when that takes a while."""
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    failures: list[BaseException] = []
+
+    def meet() -> None:
+        try:
+            store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+            # torchrun keeps one store over its restarts: addresses of processes that are gone would be read again.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = PrefixStore(f"attempt {attempt}", store)
+            torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+        except BaseException as error:
+            failures.append(error)
+
+    # torch's own waiting hears no Ctrl-C.
+    thread = threading.Thread(target=meet, daemon=True)
+    thread.start()
+    thread.join(_SILENT_SECONDS)
+    if thread.is_alive():
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        Log().warn(
+            f"process {rank} of {size} (RANK, WORLD_SIZE) waits for the other {size - 1} at {place} "
+            "(MASTER_ADDR:MASTER_PORT)"
+        )
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _check_environment(size: int) -> None:
+    """Refuse an environment that does not say who this one of several processes is, and where they meet.
+
+    Raises:
+        InputError: a variable is missing, or is no number where one is needed.
+    """
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"the environment says that this is one of {size} processes (WORLD_SIZE), but not {', '.join(missing)}: "
+            "torchrun and accelerate set all of them, and --devices needs none; unset WORLD_SIZE to run alone"
+        )
+    _number("MASTER_PORT", 1, 65_535)
+    _number("LOCAL_RANK", 0, size - 1, default=0)
+    _number("LOCAL_WORLD_SIZE", 1, size, default=1)
+
+
+def _number(name: str, least: int, most: int | None = None, default: int | None = None) -> int:
+    """Return the number that an environment variable holds.
+
+    Raises:
+        InputError: it holds none, or one outside of ``least`` to ``most``.
+    """
+    value = os.environ.get(name, "" if default is None else str(default))
+    limits = f"from {least}" if most is None else f"from {least} to {most}"
+    number = int(value) if value.strip().isdecimal() else -1
+    if number < least or (most is not None and number > most):
+        raise InputError(
+            f"environment variable {name} is {value!r}: expected a whole number {limits}, as torchrun and accelerate "
+            "set it; unset WORLD_SIZE to run alone"
+        )
+    return number
 
 
 class SummedLosses(nn.Module):
