@@ -122,6 +122,15 @@ def test_damage_is_found_and_named(url: Url, here: TokenStore, s3: Any, tmp_path
         with pytest.raises(InputError, match=f"{name}: does not match its checksum"):
             open_remote_store(url, FileCache(tmp_path / name, 10**8))
         s3.pipe(path, whole)
+    # The sums of all are not taken for the damage of what they are of.
+    path = f"{str(url).removeprefix('s3://')}/{files.CHECKSUMS}"
+    whole = s3.cat_file(path)
+    for name in (files.CHECKSUMS, here.manifest["shards"][1]["file"], "manifest.json"):
+        at = whole.index(f'"{name}": "'.encode()) + len(name) + 9
+        s3.pipe(path, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(InputError, match=rf"{files.CHECKSUMS}: does not match its own checksum: the token store"):
+            open_remote_store(url, FileCache(tmp_path / "sums", 10**8))
+    s3.pipe(path, whole)
     s3.rm(path := f"{str(url).removeprefix('s3://')}/{here.manifest['shards'][1]['file']}")
     with pytest.raises(InputError, match=f"{Path(path).name}: not found"):
         open_remote_store(url, FileCache(tmp_path / "other", 10**8))

@@ -52,9 +52,9 @@ def open_store(location: Location, cache: FileCache, log: Log) -> TokenStore:
 
 def open_remote_store(url: Url, cache: FileCache, log: Log = Log(mute=True)) -> TokenStore:  # noqa: B008
     """Open a store behind a URL. The first time on a machine each of its shards is fetched once, for its index."""
-    sums = _checksums(url)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
+        sums = _checksums(url, directory)
         for name, expected in sums.items():
             if name.endswith(".arrow"):
                 continue
@@ -81,13 +81,20 @@ def open_remote_store(url: Url, cache: FileCache, log: Log = Log(mute=True)) -> 
     return TokenStore(url, manifest, tokenizer, counts, shards, partial(open_remote_store, url, cache))
 
 
-def _checksums(url: Url) -> dict[str, str]:
+def _checksums(url: Url, directory: Path) -> dict[str, str]:
+    """Return the checksums of a store's files, having put their own file into a directory here.
+
+    Raises:
+        InputError: there are none, or they were changed.
+    """
+    content = read_remote(url / files.CHECKSUMS, what="the checksums of a token store made by 'bertsmith prepare'")
+    files.write_bytes(directory / files.CHECKSUMS, content)
     try:
-        sums: dict[str, str] = json.loads(
-            read_remote(url / files.CHECKSUMS, what="the checksums of a token store made by 'bertsmith prepare'")
-        )
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"is not readable as the checksums of a token store: {error}", path=url) from None
+        # Of themselves alone: a flipped bit of theirs would blame another file.
+        files.check_directory(directory, what="the token store", only=lambda name: False)
+    except InputError as error:
+        raise InputError(error.message, path=url / files.CHECKSUMS) from None
+    sums: dict[str, str] = json.loads(content)
     sums.pop(files.CHECKSUMS, None)
     return sums
 
