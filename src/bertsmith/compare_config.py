@@ -32,10 +32,11 @@ class CompareSettings(Configuration):
         description="Passes of every network over the rows at most, more where that makes fewer than 200 steps; the "
         "best on dev counts.",
     )
-    patience: int = Field(
-        3,
+    patience: int | None = Field(
+        None,
         ge=1,
-        description="A network is done after so many looks at dev (one a pass, ten in a fit) with no better one.",
+        description="A network is done after so many looks at dev (one a pass, ten in a fit) with no better one; by "
+        "default it makes all its passes, since scores of entities can stay at 0 for the first of them.",
     )
     batch_size: int = Field(32, ge=1, description="Examples in a step.")
     max_length: int = Field(128, ge=3, description="Longest sequence in tokens; longer texts are cut.")
