@@ -2,20 +2,28 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
 
+from bertsmith import files
 from bertsmith.config import PrepareSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
+from bertsmith.file_cache import FileCache
+from bertsmith.text import store as store_module
 from bertsmith.text.prepare import prepare
+from bertsmith.text.remote_store import open_together
 from bertsmith.text.shards import TokenisedDocuments, id_dtype, read_shard, write_shard
 from bertsmith.text.store import TokenStore
 from bertsmith.text.tokenizer import Tokenizer
 
+QUIET = Log(quiet=True)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *LETTERS, *(f"##{c}" for c in LETTERS)]
 
@@ -216,6 +224,63 @@ def test_missing_shard_is_named(store_path: Path) -> None:
     for check in (True, False):
         with pytest.raises(InputError, match=r"shard-00001.arrow.*missing"):
             TokenStore.open(store_path, check=check)
+
+
+def open_in_three(path: Path, cache: Path, checking: set[int]) -> list[TokenStore | InputError]:
+    """Open a store in three threads as three processes would, and return what each of them gets."""
+    meeting, flags = Barrier(3, timeout=30), [False] * 3
+
+    def work(rank: int) -> TokenStore | InputError:
+        def any_of_all(flag: bool) -> bool:
+            flags[rank] = flag
+            meeting.wait()
+            return any(flags)
+
+        files_cache = FileCache(cache, 10**8)
+        try:
+            return open_together(path, files_cache, QUIET, checks=rank in checking, any_of_all=any_of_all)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(work, range(3)))
+
+
+@pytest.mark.parametrize("checking", [{0}, {0, 2}, {0, 1, 2}])
+def test_one_process_a_machine_reads_the_whole_store(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checking: set[int]
+) -> None:
+    done: list[str] = []
+    check, read = files.check_directory, store_module.read_shard
+
+    def checked(path: Path, *, what: str, **more: Any) -> None:
+        if path == store_path:
+            time.sleep(0.2)
+            check(path, what=what, **more)
+            done.append("checked")
+        else:
+            check(path, what=what, **more)
+
+    monkeypatch.setattr(files, "check_directory", checked)
+    monkeypatch.setattr(store_module, "read_shard", lambda path: done.append("read") or read(path))
+    stores = open_in_three(store_path, tmp_path / "cache", checking)
+    assert done.count("checked") == len(checking)
+    # Nobody uses what has not been found whole.
+    assert done[0] == "checked"
+    found = [store for store in stores if isinstance(store, TokenStore)]
+    assert [store.num_documents for store in found] == [60] * 3
+    assert done.count("read") == 3 * found[0].num_shards
+
+
+def test_no_process_goes_on_with_a_damaged_store(store_path: Path, tmp_path: Path) -> None:
+    for name in ("shard-00001.arrow", "manifest.json"):
+        whole = (store_path / name).read_bytes()
+        (store_path / name).write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        first, *others = open_in_three(store_path, tmp_path / "cache", {0})
+        assert f"{name}: does not match its checksum" in str(first)
+        for other in others:
+            assert str(other) == f"{store_path}: another process of this run cannot use it; its message says why"
+        (store_path / name).write_bytes(whole)
 
 
 def test_what_is_not_a_store(tmp_path: Path) -> None:

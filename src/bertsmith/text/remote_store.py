@@ -13,6 +13,7 @@ import mmap
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,20 +35,48 @@ _TOUCH_SECONDS = 30.0
 _TRIES = 3
 
 
-def open_store(location: Location, cache: FileCache, log: Log) -> TokenStore:
+def open_store(location: Location, cache: FileCache, log: Log, check: bool = True) -> TokenStore:
     """Open a store on this machine, or behind a URL.
 
     Args:
         location: the directory.
         cache: where shards behind a URL are kept.
         log: told what is fetched.
+        check: as for :meth:`TokenStore.open`; what is fetched is checked as it is used, whatever this says.
 
     Raises:
         InputError: this is not a token store, a file of it is damaged or cannot be fetched.
     """
     if isinstance(location, Path):
-        return TokenStore.open(location)
+        return TokenStore.open(location, check)
     return open_remote_store(location, cache, log)
+
+
+def open_together(
+    location: Location, cache: FileCache, log: Log, *, checks: bool, any_of_all: Callable[[bool], bool]
+) -> TokenStore:
+    """Open a store in each process of a run: those that check it read the whole of it, and the others wait for them.
+
+    Args:
+        location: the directory.
+        cache: as for :func:`open_store`.
+        log: as there.
+        checks: whether this process is one that does: one a machine, as machines may hold different copies.
+        any_of_all: tells whether a flag is set in any process. Every process asks, once.
+
+    Raises:
+        InputError: as for :func:`open_store`, and in every process if one that checks has met it.
+    """
+    store, refused = None, None
+    if checks:
+        try:
+            store = open_store(location, cache, log)
+        except InputError as error:
+            refused = error
+    if any_of_all(refused is not None):
+        raise refused or InputError("another process of this run cannot use it; its message says why", path=location)
+    # Not before: half of what is damaged may end in a traceback.
+    return store or open_store(location, cache, log, check=False)
 
 
 def open_remote_store(url: Url, cache: FileCache, log: Log = Log(mute=True)) -> TokenStore:  # noqa: B008
