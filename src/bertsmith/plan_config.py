@@ -50,38 +50,54 @@ class PlanSettings(Configuration):
     )
     layers: int | None = Field(None, ge=1, le=1000, description="Own number of layers, instead of the size's.")
     hidden_size: int | None = Field(None, ge=1, le=100_000, description="Own width, instead of the size's.")
-    heads: int | None = Field(None, ge=1, description="Own number of attention heads, instead of the size's.")
-    vocab_size: Count = Field(30_000, ge=6, description="Entries in the vocabulary.")
-    max_positions: int = Field(512, ge=8, description="Positions that the model can ever use.")
-    max_length: int = Field(128, ge=8, description="Longest training sequence in tokens.")
+    heads: int | None = Field(
+        None, ge=1, le=100_000, description="Own number of attention heads, instead of the size's."
+    )
+    vocab_size: Count = Field(30_000, ge=6, le=10_000_000, description="Entries in the vocabulary.")
+    max_positions: int = Field(512, ge=8, le=1_000_000, description="Positions that the model can ever use.")
+    max_length: int = Field(128, ge=8, le=1_000_000, description="Longest training sequence in tokens.")
     fill: float = Field(
-        0.9, gt=0, le=1, description="Mean length of a sequence as a share of the longest; long documents give 0.9."
+        0.9, ge=0.01, le=1, description="Mean length of a sequence as a share of the longest; long documents give 0.9."
     )
-    mask_share: float = Field(0.15, gt=0, lt=1, description="Share of a sequence's tokens that are to be predicted.")
+    mask_share: float = Field(
+        0.15, ge=0.0001, lt=1, description="Share of a sequence's tokens that are to be predicted."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on hidden states and attention weights.")
-    batch_size: Count = Field(256, description="Sequences in a step, over all devices.")
+    batch_size: Count = Field(256, le=10**9, description="Sequences in a step, over all devices.")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Sequences that a device holds in memory at a time; by default its share of the batch."
+        None,
+        ge=1,
+        le=10**9,
+        description="Sequences that a device holds in memory at a time; by default its share of the batch.",
     )
-    epochs: float = Field(1.0, gt=0, description="How often the text is passed over: it then holds tokens / epochs.")
+    epochs: float = Field(
+        1.0, ge=0.001, le=1e6, description="How often the text is passed over: it then holds tokens / epochs."
+    )
     precision: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="Arithmetic of the matrix products; weights are float32 in any case."
     )
     on: Literal["gpu", "cpu"] = Field("gpu", description="Kind of device.")
-    devices: Count = Field(1, description="Devices that share the batch, each with a whole copy of the model.")
+    devices: Count = Field(
+        1, le=10**6, description="Devices that share the batch, each with a whole copy of the model."
+    )
     device_tflops: float = Field(
         description="What one device can do at most in --precision: 10^12 operations a second, without sparsity (a "
         "data sheet says; 'python benchmarks/planning.py' measures a CPU).",
-        gt=0,
+        ge=1e-6,
         le=1e6,
     )
     mfu: float = Field(
-        0.4, gt=0, le=1, description="Share of that which a run reaches, everything included; 0.3 to 0.5 is usual."
+        0.4, ge=0.0001, le=1, description="Share of that which a run reaches, everything included; 0.3 to 0.5 is usual."
     )
     device_memory: float | None = Field(
-        None, gt=0, description="GB of one device; what does not fit is said, and how many sequences would."
+        None,
+        ge=0.001,
+        le=1e6,
+        description="GB of one device; what does not fit is said, and how many sequences would.",
     )
-    price_per_hour: float | None = Field(None, ge=0, description="Price of one device for an hour, in any currency.")
+    price_per_hour: float | None = Field(
+        None, ge=0, le=1e9, description="Price of one device for an hour, in any currency."
+    )
     as_json: bool = Field(False, description="Print JSON for programs.", json_schema_extra={"option": "--json"})
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from bertsmith.planning.show import show_plan
 from bertsmith.text.store import TokenStore
 from bertsmith.training.device import autocast
 from bertsmith.training.initial import model_config
+from bertsmith.training.processes import Processes
 from tests.conftest import tiny_run
 
 SMALL = {
@@ -146,12 +148,41 @@ def test_memory_follows_what_is_held() -> None:
 
 def test_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     big = {"size": "base", "layers": None, "hidden_size": None, "heads": None, "batch_size": 512, "on": "gpu"}
-    need = plan(settings(**big, micro_batch_size=100)).memory.peak / 1e9
+    need = plan(settings(**big, micro_batch_size=128)).memory.peak / 1e9
     found = show_plan(settings(**big, device_memory=need))
-    assert found.most_sequences == 100
-    assert "--micro-batch-size 100 would fit" in capsys.readouterr().out
+    assert found.most_sequences == 128
+    assert "--micro-batch-size 128 would fit" in capsys.readouterr().out
     assert show_plan(settings(**big, device_memory=0.1)).most_sequences == 0
     assert "so is a single sequence" in capsys.readouterr().out
+
+
+def test_a_whole_batch_may_fit_where_a_part_does_not() -> None:
+    """Parts add to gradients that are there already."""
+    large = {"size": "large", "layers": None, "hidden_size": None, "heads": None, "batch_size": 16, "vocab_size": "30k"}
+    large |= {"max_length": 128, "max_positions": 512}
+    need = plan(settings(**large)).memory.peak / 1e9
+    assert plan(settings(**large, micro_batch_size=8)).memory.peak / 1e9 > need
+    assert plan(settings(**large, device_memory=need)).most_sequences == 16
+    assert plan(settings(**large, device_memory=need - 0.01)).most_sequences in range(1, 8)
+    assert plan(settings(**large, devices=16, device_memory=0.1)).most_sequences == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "devices", "at_most", "held"), [(256, 8, 20, 16), (256, 1, 100, 86), (14, 2, 5, 4), (14, 7, 9, 2)]
+)
+def test_parts_are_those_that_pretrain_makes(batch: int, devices: int, at_most: int, held: int) -> None:
+    parts = Processes(0, devices).parts(-(-batch // at_most))
+    edges = [part * batch // parts for part in range(parts + 1)]
+    assert max(np.diff(edges)) == held
+    assert plan(settings(batch_size=batch, devices=devices, micro_batch_size=at_most)).micro_batch == held
+
+
+def test_the_log_of_a_run_on_disk(run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    steps = [len(line) for line in lines if json.loads(line)["kind"] == "train"]
+    few, many = plan(settings()), plan(settings(tokens="50M"))
+    a_step = (many.run - few.run) / (many.steps - few.steps)
+    assert 1.0 < a_step / np.mean(steps) < 1.1
 
 
 @pytest.mark.parametrize(
@@ -185,6 +216,20 @@ def test_numbers(written: object, number: int) -> None:
         ({"tokens": "٣"}, "tokens"),
         ({"mfu": 45}, "mfu"),
         ({"device_tflops": float("nan")}, "device_tflops"),
+        ({"device_tflops": 1e-300}, "device_tflops"),
+        ({"mfu": 1e-300}, "mfu"),
+        ({"epochs": float("inf")}, "epochs"),
+        ({"epochs": 1e-300}, "epochs"),
+        ({"price_per_hour": float("inf")}, "price_per_hour"),
+        ({"price_per_hour": float("nan")}, "price_per_hour"),
+        ({"device_memory": float("inf")}, "device_memory"),
+        ({"fill": 1e-300}, "fill"),
+        ({"mask_share": 1e-320}, "mask_share"),
+        ({"vocab_size": "1e18"}, "vocab_size"),
+        ({"batch_size": "1e18"}, "batch_size"),
+        ({"devices": "1e9", "batch_size": "1e9"}, "devices"),
+        ({"max_positions": 10**12}, "max_positions"),
+        ({"heads": 10**9}, "heads"),
         ({"heads": 7}, "hidden_size 40 is not a multiple"),
         ({"devices": 3}, "batch_size 14 cannot be shared equally by devices 3"),
         ({"max_length": 49}, "max_positions 48"),
@@ -201,7 +246,7 @@ def test_the_command() -> None:
     assert result.exit_code == 0, result.output
     for words in ("28.8 M parameters", "28,646 of 1,000 sequences", "4 devices", "memory", "cost"):
         assert words in result.output
-    assert "bertsmith pretrain store --size small --batch-size 1000 " in result.output
+    assert "bertsmith pretrain store --size small --max-length 128 --batch-size 1000 " in result.output
     found = json.loads(CliRunner().invoke(cli, [*typed, "--json"]).output)
     assert found["steps"] == 28_646
     assert found["settings"]["tokens"] == 3_300_000_000
@@ -211,9 +256,20 @@ def test_the_command() -> None:
 def test_the_printed_command_is_one_that_pretrain_takes(
     store: TokenStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show_plan(settings(micro_batch_size=5))
+    changes = {"micro_batch_size": 5, "mask_share": 0.2, "precision": "float32", "dropout": 0.12345678, "on": "cpu"}
+    show_plan(settings(**changes))
     command = capsys.readouterr().out.split("bertsmith pretrain store ")[1].split()
     values = dict(zip(command[::2], command[1::2], strict=True))
     names = {name.removeprefix("--").replace("-", "_"): value for name, value in values.items() if name != "-o"}
     accepted = tiny_run(store, tmp_path / "run", **names)
     assert (accepted.layers, accepted.micro_batch_size, accepted.steps) == (3, 5, plan(settings()).steps)
+    assert (accepted.mask_share, accepted.precision, accepted.dropout) == (0.2, "float32", 0.12345678)
+    assert (accepted.device, accepted.max_positions, accepted.batch_size) == ("cpu", 48, 14)
+
+
+def test_the_widest_numbers_make_a_plan() -> None:
+    """JSON has no infinity."""
+    slowest = {"tokens": "1e18", "device_tflops": 1e-6, "mfu": 0.0001, "fill": 0.01, "mask_share": 0.0001}
+    widest = {"size": "large", "layers": 1000, "hidden_size": 100_000, "vocab_size": 10_000_000, "heads": 1000}
+    found = plan(settings(**slowest, **widest, price_per_hour=1e9, epochs=0.001, device_memory=1e6))
+    json.dumps(asdict(found), allow_nan=False)

@@ -15,6 +15,8 @@ _BESIDE_AN_ID = 4 / 25 + 0.05
 _ENTRY = 32
 # A run keeps two checkpoints and writes a third before it deletes one.
 _CHECKPOINTS = 3
+# Bytes of a step in metrics.jsonl; of runs of 40 steps 278, and long ones have more digits.
+_LOGGED_STEP = 290
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Plan:
         operations: floating point operations of the whole run, those that cannot be left out.
         seconds: of training; start, evaluations and checkpoints come on top.
         tokens_per_second: over all devices.
-        micro_batch: sequences that a device holds at a time.
+        micro_batch: sequences that a device holds at a time, at most.
         memory: bytes on one device.
         most_sequences: how many sequences at a time fit into ``device_memory``, at most a device's share of the batch;
             None if that was not given, 0 if not even one fits.
@@ -65,7 +67,7 @@ def plan(settings: PlanSettings) -> Plan:
     work = operations(config, whole)
     step_seconds = work / (settings.devices * settings.device_tflops * 1e12 * settings.mfu)
     share = settings.batch_size // settings.devices
-    micro_batch = min(share, settings.micro_batch_size or share)
+    micro_batch = _largest_part(share, settings.micro_batch_size or share)
     size = parameters(config)
     checkpoint = 3 * FLOAT32 * size + _ENTRY * settings.vocab_size
     weights = FLOAT32 * size + _ENTRY * settings.vocab_size
@@ -82,8 +84,8 @@ def plan(settings: PlanSettings) -> Plan:
         memory=_memory(settings, micro_batch),
         most_sequences=None if settings.device_memory is None else _most_sequences(settings, share),
         checkpoint=checkpoint,
-        # Beside checkpoints the best weights and the final ones.
-        run=_CHECKPOINTS * checkpoint + 2 * weights,
+        # Beside checkpoints the best weights and the final ones, and a line a step.
+        run=_CHECKPOINTS * checkpoint + 2 * weights + _LOGGED_STEP * steps,
         store=settings.tokens / settings.epochs * ((2 if settings.vocab_size <= 65_535 else 4) + _BESIDE_AN_ID),
         cost=None if price is None else price * settings.devices * seconds / 3600,
     )
@@ -94,6 +96,12 @@ def step_shape(settings: PlanSettings, sequences: float) -> StepShape:
     length = settings.max_length * settings.fill
     tokens = sequences * length
     return StepShape(tokens, sequences, settings.mask_share * tokens, tokens * length)
+
+
+def _largest_part(share: int, at_most: int) -> int:
+    """Return how many sequences a device holds at a time: its share is cut into parts that are as equal as can be."""
+    parts = -(-share // at_most)
+    return -(-share // parts)
 
 
 def _memory(settings: PlanSettings, micro_batch: int) -> Memory:
@@ -109,7 +117,10 @@ def _memory(settings: PlanSettings, micro_batch: int) -> Memory:
 
 def _most_sequences(settings: PlanSettings, share: int) -> int:
     room = (settings.device_memory or 0.0) * 1e9
-    fits, too_many = 0, share + 1
+    # A whole batch needs no second set of gradients, so it may fit where a part of it does not.
+    if _memory(settings, share).peak <= room:
+        return share
+    fits, too_many = 0, share
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         if _memory(settings, middle).peak <= room:

@@ -6,11 +6,14 @@ import json
 from dataclasses import asdict
 
 from bertsmith.catalogue.translate import translated
+from bertsmith.config import PretrainSettings
 from bertsmith.console import clock, human, justified
 from bertsmith.plan_config import PlanSettings
 from bertsmith.planning.plan import Plan, plan
 
 _DAY = 86_400
+# Said even where they are pretrain's own defaults: what a run is.
+_ALWAYS = ("size", "max_length", "batch_size")
 
 
 def show_plan(settings: PlanSettings) -> Plan:
@@ -69,16 +72,14 @@ def _lines(settings: PlanSettings, found: Plan) -> list[tuple[str, str]]:
 
 
 def _command(settings: PlanSettings, found: Plan) -> str:
-    """Return the command that makes the run; only what was set of the model is in it."""
-    own = {name: getattr(settings, name) for name in ("layers", "hidden_size", "heads", "micro_batch_size")}
+    """Return the command that makes the run: what it is, and what differs from pretrain's defaults."""
+    theirs = PretrainSettings.model_fields
+    # Passes over the text are said as steps.
+    shared = [name for name in PlanSettings.model_fields if name in theirs and name != "epochs"]
+    own = {name: getattr(settings, name) for name in shared}
     values = {
-        "size": settings.size,
-        **{name: value for name, value in own.items() if value is not None},
-        "batch_size": settings.batch_size,
-        "max_length": settings.max_length,
-        **({"max_positions": settings.max_positions} if settings.max_positions != 512 else {}),
-        **({"dropout": f"{settings.dropout:g}"} if settings.dropout else {}),
-        **({"devices": settings.devices} if settings.devices > 1 else {}),
+        **{name: value for name, value in own.items() if name in _ALWAYS or value != theirs[name].default},
+        **({"device": "cpu"} if settings.on == "cpu" else {}),
         "steps": found.steps,
     }
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
