@@ -1,6 +1,8 @@
 """Shards under way: how much memory a finished one takes, and a journal that was changed on disk."""
 
+import errno
 import json
+import os
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -101,3 +103,29 @@ def test_what_is_no_journal(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said):
             PartialStore.open(tmp_path, {}, [], VOCABULARY, Log(quiet=True))
         assert (tmp_path / "mine").exists()
+
+
+def test_a_full_disk_says_what_a_shard_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PartialStore.open(tmp_path, {}, [], VOCABULARY, Log(quiet=True))
+    store.add(documents(220_000), 10**9)
+    with monkeypatch.context() as patch:
+        patch.setattr(partial, "write_shard", lambda path, documents: full())
+        with pytest.raises(
+            InputError, match=r"the disk is full \(\d+ kB needed, .*B free\); finished shards"
+        ) as caught:
+            store.flush()
+    store.flush()
+    needed = int(caught.value.message.split("(")[1].split()[0]) * 1000
+    assert needed == pytest.approx(next(tmp_path.glob("shard-*")).stat().st_size, rel=0.01)
+
+
+def test_a_full_disk_without_room_for_the_directory(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"the disk is full \([\d.]+ .?B free\)"),
+        partial.writing(tmp_path / "a" / "b.partial"),
+    ):
+        full()
+
+
+def full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -340,7 +340,7 @@ def test_disk_that_fills_keeps_finished_shards(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
-        with pytest.raises(InputError, match="the disk is full; finished shards stay"):
+        with pytest.raises(InputError, match=r"the disk is full \(.*B needed, .*B free\); finished shards stay"):
             prepare(settings, QUIET)
     assert not settings.output.exists()
     assert (tmp_path / "store.partial" / "shard-00000.arrow").exists()

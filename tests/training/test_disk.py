@@ -55,6 +55,41 @@ def test_waiting_until_there_is_room(
     assert "the thing waits for room" in capsys.readouterr().err
 
 
+class Clock:
+    """Time that passes by sleeping."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_quota_that_is_lifted_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the disk says of its room stays as it is."""
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 0, 500))
+    action = Full(3, errno.EDQUOT)
+    assert Disk(tmp_path, QUIET, waits=True).write("the thing", action, needed=100) == "written"
+    assert action.calls == 4
+    # A minute each: no busy loop either.
+    assert 170 < clock.now < 190
+
+
+def test_too_little_more_room_is_not_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(
+        shutil,
+        "disk_usage",
+        lambda path: shutil._ntuple_diskusage(1000, 0, 10 + int(clock.now) + 500 * (clock.now > 40)),
+    )
+    action = Full(1)
+    assert Disk(tmp_path, QUIET, waits=True).write("the thing", action, needed=100) == "written"
+    assert (action.calls, 40 < clock.now < 45) == (2, True)
+
+
 def test_waiting_ends_with_the_users_stop(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the disk is full"):
         Disk(tmp_path, QUIET, waits=True, stopped=lambda: True).write("the thing", Full(9))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bertsmith import __version__, files
-from bertsmith.console import Log
+from bertsmith.console import Log, human
 from bertsmith.errors import InputError
 from bertsmith.text.screen import SCREEN
 from bertsmith.text.shards import TokenisedDocuments, read_shard, shard_name, write_shard
@@ -117,7 +117,7 @@ class PartialStore:
             return
         documents = TokenisedDocuments.join(self.waiting)
         file = self.path / shard_name(len(self.shards))
-        with writing(self.path):
+        with writing(self.path, _shard_bytes(documents)):
             write_shard(file, documents)
             self.shards.append(
                 {
@@ -146,6 +146,12 @@ class PartialStore:
         """Return the counts of all shards together."""
         names = ("documents", "sentences", "tokens", "characters", "documents_with_one_sentence")
         return {name: sum(shard[name] for shard in self.shards) for name in names}
+
+
+def _shard_bytes(documents: TokenisedDocuments) -> int:
+    """Return about how large a shard of these documents is: ids, offsets and origins."""
+    names = ("token_ids", "sentence_lengths", "sentence_counts", "sources", "lines")
+    return sum(getattr(documents, name).nbytes for name in names)
 
 
 def _count(token_ids: np.ndarray, counts: np.ndarray) -> None:
@@ -221,8 +227,12 @@ def _is_beginning(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def writing(partial: Path) -> Iterator[None]:
+def writing(partial: Path, needed: int = 0) -> Iterator[None]:
     """Turn a failing disk into an answer.
+
+    Args:
+        partial: where the block writes.
+        needed: bytes that it writes; 0 if that is not known.
 
     Raises:
         InputError: the block met an OSError.
@@ -230,8 +240,12 @@ def writing(partial: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else f"cannot write: {error.strerror or error}"
+        reason = f"cannot write: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # The disk may have had no room for the directory itself.
+            free = shutil.disk_usage(next(p for p in (partial, *partial.parents) if p.exists())).free
+            room = f"{human(needed)}B needed, {human(free)}B free" if needed else f"{human(free)}B free"
+            reason = f"the disk is full ({room})"
         raise InputError(
             f"{reason}; finished shards stay, and the same command goes on from them", path=partial
         ) from None

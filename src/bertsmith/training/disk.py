@@ -18,6 +18,8 @@ from bertsmith.errors import InputError
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 2.0
+# A quota that is lifted shows in no figure, and what is needed is an estimate.
+_RETRY_SECONDS = 60.0
 
 
 def _goes_on() -> bool:
@@ -69,9 +71,16 @@ class Disk:
             if not told:
                 told = True
                 self.log.warn(f"{self.folder}: the disk is full ({room}); {what} waits for room")
-            # What is needed is an estimate, so any more room than there was is worth another attempt.
-            while not self.stopped() and shutil.disk_usage(self.folder).free <= free:
-                time.sleep(_POLL_SECONDS)
+            self._wait(free, needed)
+
+    def _wait(self, free: int, needed: int) -> None:
+        """Wait until there is more room than ``free`` and as much as is needed; a minute at most."""
+        end = time.monotonic() + _RETRY_SECONDS
+        while not self.stopped() and time.monotonic() < end:
+            now = shutil.disk_usage(self.folder).free
+            if now > free and now >= needed:
+                return
+            time.sleep(_POLL_SECONDS)
 
 
 def is_full(error: Exception) -> bool:
