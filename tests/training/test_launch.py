@@ -38,7 +38,7 @@ def test_the_first_may_write_as_long_as_it_takes(tmp_path: Path, how: str, kind:
 
 
 def test_nobody_waits_for_one_that_is_lost(tmp_path: Path) -> None:
-    with pytest.raises(LostProcessError, match=r"process \d of 2 .*\. What was written before is whole"):
+    with pytest.raises(LostProcessError, match=r"process 1 of 2 failed; see above\. What was written before is whole"):
         launch(end, Ending(2, tmp_path / "file", first="hangs", others="dies"), QUIET)
 
 
@@ -49,7 +49,8 @@ def test_the_others_do_not_outlive_the_first(tmp_path: Path) -> None:
     assert (caught.value.where, caught.value.message) == (f"{tmp_path / 'file'}:3", "is not what it was")
 
 
-def test_a_second_signal_ends_one_that_hangs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("others", "kind"), [("input", InputError), ("hangs", KeyboardInterrupt)])
+def test_a_second_signal_ends_who_hangs(tmp_path: Path, others: str, kind: type[BaseException]) -> None:
     file = tmp_path / "file"
 
     def press_twice() -> None:
@@ -62,8 +63,8 @@ def test_a_second_signal_ends_one_that_hangs(tmp_path: Path) -> None:
 
     presser = threading.Thread(target=press_twice)
     presser.start()
-    with pytest.raises(InputError, match="is not what it was"):
-        launch(end, Ending(2, file, first="hangs", others="input"), QUIET)
+    with pytest.raises(kind):
+        launch(end, Ending(2, file, first="hangs", others=others), QUIET)
     presser.join()
 
 

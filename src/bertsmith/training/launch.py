@@ -169,9 +169,19 @@ def _wait_for(workers: Sequence[BaseProcess], pipes: Sequence[Connection], signa
         elif time.monotonic() - quiet_since > _GRACE_SECONDS:
             for worker in alive:
                 worker.kill()
+                # Nobody should look for the reason in these.
+                found.append(_Outcome(workers.index(worker), error=_waited_in_vain(signals)))
         for worker in alive:
             worker.join(timeout=0)
     return found
+
+
+def _waited_in_vain(signals: Sequence[int]) -> BaseException:
+    if len(signals) > 1:
+        return KeyboardInterrupt()
+    return LostProcessError(
+        "one of the processes ended, and the others did not hear of it, so that they were ended too"
+    )
 
 
 def _is_badly_ended(workers: Sequence[BaseProcess], found: Sequence[_Outcome]) -> bool:
