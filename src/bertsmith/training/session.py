@@ -103,6 +103,8 @@ class Session:
                 ),
                 self.checkpoint_bytes,
             )
+        # Nobody leaves before it is whole: an engine ends the processes that are left soon after the first one.
+        self.processes.any(False)
 
     def save_model(self, name: str) -> Path:
         """Write the weights as a model directory of the run, in the first process; return its path; all must ask.
@@ -118,6 +120,7 @@ class Session:
                 lambda: save_model(model, path, self.store.tokenizer, extras=self.extras),
                 self.checkpoint_bytes // 3,
             )
+        self.processes.any(False)
         return path
 
     def refuse_bad_weights(self) -> None:
@@ -185,6 +188,13 @@ def start(
     """
     if settings.batch_size < processes.size:
         raise InputError(f"batch_size {settings.batch_size}: each of {processes.size} processes needs a sequence")
+    size = settings.micro_batch_size
+    parts = processes.parts(math.ceil(settings.batch_size / size) if size else 1)
+    if parts > settings.batch_size:
+        raise InputError(
+            f"batch_size {settings.batch_size}: {processes.size} processes with micro_batch_size {size} would cut a "
+            f"step into {parts} parts; raise batch_size or micro_batch_size"
+        )
     device = pick_device(settings.device)
     training_documents, held_out = held_out_documents(store, settings.held_out, settings.seed)
     masking = _masking(settings)
