@@ -140,7 +140,7 @@ def seal(directory: Path, leave_out: Collection[str] = ()) -> None:
     """Write the checksums of all files below ``directory`` but ``leave_out`` into it and sync everything to disk."""
     names = [name for name in _files_below(directory) if name not in leave_out]
     sums = {name: sha256(directory / name) for name in names}
-    write_json(directory / CHECKSUMS, {CHECKSUMS: _sum_of(sums), **sums})
+    write_json(directory / CHECKSUMS, {CHECKSUMS: sum_of(sums), **sums})
     for name in names:
         with (directory / name).open("rb") as file:
             os.fsync(file.fileno())
@@ -156,7 +156,7 @@ def check_directory(path: Path, *, what: str, only: Callable[[str], bool] = lamb
     """
     sums = read_json(path / CHECKSUMS, what=f"the checksums of {what}")
     # Directories of earlier versions have no checksum of the checksums.
-    if sums.pop(CHECKSUMS, None) not in (None, _sum_of(sums)):
+    if sums.pop(CHECKSUMS, None) not in (None, sum_of(sums)):
         raise InputError(f"does not match its own checksum: {what} was changed on disk", path=path / CHECKSUMS)
     for name, expected in filter(lambda item: only(item[0]), sums.items()):
         file = path / name
@@ -166,9 +166,9 @@ def check_directory(path: Path, *, what: str, only: Callable[[str], bool] = lamb
             raise InputError(f"does not match its checksum: {what} was cut short or changed on disk", path=file)
 
 
-def _sum_of(sums: dict[str, Any]) -> str:
-    """Return a checksum of checksums."""
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+def sum_of(content: dict[str, Any]) -> str:
+    """Return the checksum of what stands in a file of JSON, which such a file can hold itself."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -107,7 +107,7 @@ def begin(directory: Path, job: dict[str, Any], *, overwrite: bool) -> Progress:
                 raise
     for name in (_WRITING, _PROGRESS, VECTORS, LENGTHS, TOKEN_IDS):
         (directory / name).unlink(missing_ok=True)
-    files.write_json(path, job | {_SUM: _sum_of(job)})
+    files.write_json(path, job | {_SUM: files.sum_of(job)})
     return Progress()
 
 
@@ -156,14 +156,9 @@ def _checked(path: Path, what: str, expected: dict[str, Any] | None = None) -> d
         raise InputError(f"{error.message}; --overwrite begins anew", path=error.path) from None
     # Those of earlier versions have none.
     told = content.pop(_SUM, None)
-    if content != expected and told not in (None, _sum_of(content)):
+    if content != expected and told not in (None, files.sum_of(content)):
         raise InputError(_CHANGED, path=path)
     return content
-
-
-def _sum_of(content: dict[str, Any]) -> str:
-    """Return the checksum of what stands in a file of JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sum_of_next(file: IO[bytes], size: int) -> str:
@@ -200,7 +195,7 @@ class Spool:
             os.fsync(file.fileno())
             pieces[name] = [*self._before.get(name, []), (self._sizes[name], self._sums[name].hexdigest())]
         values = asdict(progress) | {"pieces": pieces}
-        files.write_bytes(self._directory / _PROGRESS, json.dumps(values | {_SUM: _sum_of(values)}).encode())
+        files.write_bytes(self._directory / _PROGRESS, json.dumps(values | {_SUM: files.sum_of(values)}).encode())
 
 
 @contextlib.contextmanager

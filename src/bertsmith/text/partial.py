@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import itertools
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -140,7 +138,7 @@ class PartialStore:
     def write_journal(self) -> None:
         """Put down which shards are finished."""
         journal = {"identity": self.identity, "sources": self.sources, "shards": self.shards}
-        files.write_json(self.path / JOURNAL, journal | {_SUM: _sum_of(journal)})
+        files.write_json(self.path / JOURNAL, journal | {_SUM: files.sum_of(journal)})
 
     def totals(self) -> dict[str, int]:
         """Return the counts of all shards together."""
@@ -174,15 +172,10 @@ def _read_journal(path: Path, log: Log) -> dict[str, Any] | None:
     if missing:
         raise InputError(f"has no {missing[0]!r}. If it is damaged, remove {path} to begin anew", path=path / JOURNAL)
     # The number of documents that were read stands nowhere else: a wrong one would leave documents out.
-    if journal.pop(_SUM, None) != _sum_of(journal):
+    if journal.pop(_SUM, None) != files.sum_of(journal):
         log.warn(f"{path / JOURNAL} does not match its own checksum: it was changed on disk. Starting anew")
         return None
     return journal
-
-
-def _sum_of(journal: dict[str, Any]) -> str:
-    """Return the checksum of a journal's content."""
-    return hashlib.sha256(json.dumps(journal, sort_keys=True).encode()).hexdigest()
 
 
 def _usable(

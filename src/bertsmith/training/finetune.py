@@ -213,7 +213,7 @@ def _check_output(settings: FinetuneSettings, dtype: torch.dtype, log: Log) -> P
 
 def _was_before(entry: dict[str, Any], run: RunState) -> bool:
     """Tell whether an entry of metrics.jsonl is from before the checkpoint."""
-    return any(entry["seed"] == state.seed and entry["step"] <= state.step for state in run.seeds)
+    return any(entry.get("seed") == state.seed and entry["step"] <= state.step for state in run.seeds)
 
 
 def _tune_all(session: Session, run: RunState, checkpoint: Path | None) -> None:

@@ -18,7 +18,7 @@ from bertsmith.locations import Url
 from bertsmith.pretraining.prefetch import prefetched
 from bertsmith.pretraining.show import format_instances
 from bertsmith.remote import cache_of
-from bertsmith.text.remote_store import open_store
+from bertsmith.text.remote_store import open_together
 from bertsmith.text.store import TokenStore
 from bertsmith.training.blanks import filled_blanks
 from bertsmith.training.budget import Budget, measure_step
@@ -36,7 +36,7 @@ from bertsmith.training.evaluate import Evaluation, evaluate
 from bertsmith.training.guard import TOO_MANY
 from bertsmith.training.launch import is_started_by_an_engine, launch
 from bertsmith.training.loop import StepReport, StopRequest, metrics_entry, train
-from bertsmith.training.processes import ALONE, joined
+from bertsmith.training.processes import ALONE, Processes, joined, local_gpu
 from bertsmith.training.report import pretraining_report
 from bertsmith.training.schedule import Schedule, fixed
 from bertsmith.training.session import Session, objective, start
@@ -82,7 +82,7 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
         return result
     with joined() as processes, StopRequest() as stop, contextlib.ExitStack() as held:
         log = (log or Log(settings.quiet)) if processes.is_first else Log(mute=True)
-        store = _open_store(settings, log)
+        store = _open_store(settings, processes, log)
         checkpoint = None
         if processes.is_first:
             refuse_other_directory(settings, settings.output)
@@ -112,9 +112,11 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
         return PretrainingResult(settings.output, model, run.progress.step, final)
 
 
-def _open_store(settings: PretrainSettings, log: Log) -> TokenStore:
+def _open_store(settings: PretrainSettings, processes: Processes, log: Log) -> TokenStore:
     cache = cache_of(settings)
-    store = open_store(settings.store, cache, log)
+    # The whole store is read for its checksums: by one process a machine, as its copy may be its own.
+    checks = processes.is_first or local_gpu() == 0
+    store = open_together(settings.store, cache, log, checks=checks, any_of_all=processes.any)
     size = sum(shard["bytes"] for shard in store.manifest["shards"])
     if isinstance(settings.store, Url) and size > cache.max_bytes and settings.shuffle_shards is None:
         log.warn(
@@ -216,7 +218,7 @@ def _train(run: Session, stop: StopRequest, started: float) -> Evaluation | None
                 stopped = run.processes.any(stop.requested)
                 if report.step % settings.checkpoint_every == 0 or last or stopped:
                     run.progress.returns = 0
-                    run.save_checkpoint()
+                    _save_checkpoint(run, metrics)
                 if stopped and not last:
                     return None
                 if budget is not None:
@@ -257,7 +259,7 @@ def _went_back(run: Session, report: StepReport, origins: dict[str, list[str]], 
     what = f"step {report.step:,} was bad: {report.refusal}"
     where = f"{settings.output / METRICS} names its texts"
     if settings.bad_steps == "stop":
-        run.save_checkpoint()
+        _save_checkpoint(run, metrics)
         raise InputError(
             f"{what}; {where}. The checkpoint is of the weights before it. Go on with: "
             f"{resume_command(settings)} --bad-steps skip"
@@ -276,7 +278,7 @@ def _went_back(run: Session, report: StepReport, origins: dict[str, list[str]], 
     run.go_back(checkpoint)
     # All have read the checkpoint before it is written anew, with the batches that are left out from now on.
     run.processes.any(False)
-    run.save_checkpoint()
+    _save_checkpoint(run, metrics)
     now = run.progress.step
     if metrics is not None:
         metrics.keep(lambda entry: entry["step"] <= now)
@@ -295,6 +297,12 @@ def _origins(run: Session, report: StepReport) -> dict[str, list[str]]:
     return {"documents": ["{}:{}".format(*run.store.origin(document)) for document in documents]}
 
 
+def _save_checkpoint(run: Session, metrics: MetricsLog | None) -> None:
+    if metrics is not None:
+        metrics.sync()
+    run.save_checkpoint()
+
+
 @contextlib.contextmanager
 def _metrics(run: Session) -> Iterator[MetricsLog | None]:
     """Open metrics.jsonl with what was written before the run's present step; None in all processes but the first."""
@@ -304,6 +312,7 @@ def _metrics(run: Session) -> Iterator[MetricsLog | None]:
     done = run.progress.step
     path = run.settings.output / METRICS
     with MetricsLog(path, keep=lambda entry: done > 0 and entry["step"] <= done, disk=run.disk) as metrics:
+        metrics.warn_of_gaps({None: done}, run.log)
         yield metrics
 
 
