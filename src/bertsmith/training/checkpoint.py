@@ -37,6 +37,7 @@ FREE = (
 INPUTS = "inputs.json"
 """What the files that a directory's runs read held when the first of them began, by path."""
 
+_KEPT = 2
 # What stands in a run's directory under a temporary name while it is written.
 _NAMES = r"(?:config\.yaml|metrics\.jsonl|inputs\.json|scores\.json|report\.html|model|best)"
 
@@ -110,28 +111,28 @@ def refuse_other_directory(settings: Configuration, directory: Path) -> None:
         ) from None
 
 
-def save_checkpoint(run: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
-    """Write ``run/checkpoints/step-00000500`` with ``write(directory)``, then delete all but the newest ``keep``.
+def save_checkpoint(run: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """Write ``run/checkpoints/step-00000500`` with ``write(directory)``, then delete all but the newest two: one may be damaged.
 
     When it fails, on a full disk for one, the checkpoints from before are whole and stay.
     """
     path = run / CHECKPOINTS / f"step-{step:08d}"
     with files.new_directory(path) as temporary:
         write(temporary)
-    _keep_newest(run, keep)
+    _keep_newest(run)
     return path
 
 
-def tidy_run(run: Path, keep: int = 2) -> None:
+def tidy_run(run: Path) -> None:
     """Put right what a killed process left half-done in a run's directory; this process must hold it."""
     files.tidy(run, _NAMES)
     if (run / CHECKPOINTS).is_dir():
         files.tidy(run / CHECKPOINTS, r"step-\d+")
-        _keep_newest(run, keep)
+        _keep_newest(run)
 
 
-def _keep_newest(run: Path, keep: int) -> None:
-    for old in _checkpoints(run)[keep:]:
+def _keep_newest(run: Path) -> None:
+    for old in _checkpoints(run)[_KEPT:]:
         # Under a temporary name first: a kill must not leave half a checkpoint.
         aside = old.with_name(f".{old.name}.obsolete")
         old.replace(aside)
