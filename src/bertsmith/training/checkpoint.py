@@ -112,7 +112,9 @@ def refuse_other_directory(settings: Configuration, directory: Path) -> None:
 
 
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """Write ``run/checkpoints/step-00000500`` with ``write(directory)``, then delete all but the newest two: one may be damaged.
+    """Write ``run/checkpoints/step-00000500`` with ``write(directory)``, then delete all but the newest two.
+
+    One may turn out damaged.
 
     When it fails, on a full disk for one, the checkpoints from before are whole and stay.
     """
