@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import click
@@ -21,6 +22,7 @@ SPOKEN = {
     "warn": (0,),
     "progress": (0, 2),
     "InputError": (0,),
+    "DivergedError": (0,),
     "LostProcessError": (0,),
     "phrase": (0,),
     "translated": (0,),
@@ -176,6 +178,7 @@ class Source:
                 yield call.args[bound.index(name)]
 
 
+@cache
 def messages(folder: Path = SOURCE) -> list[Message]:
     """Return what is said, warned of, refused and shown beside bars, each template once."""
     found: dict[str, Message] = {}
