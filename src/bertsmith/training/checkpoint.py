@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bertsmith import files
-from bertsmith.configuration import Configuration
+from bertsmith.configuration import Configuration, read_yaml
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.training.disk import Disk
@@ -103,12 +103,12 @@ def refuse_other_directory(settings: Configuration, directory: Path) -> None:
         if directory.is_dir():
             refuse_other_files(directory)
         return
-    try:
-        type(settings).from_yaml(directory / CONFIG)
-    except InputError as error:
+    unknown = [name for name in read_yaml(directory / CONFIG) if name not in type(settings).model_fields]
+    if unknown:
         raise InputError(
-            f"its {CONFIG} is of something else ({error.message}); choose another output directory", path=directory
-        ) from None
+            f"holds what another command wrote (its {CONFIG} sets {unknown[0]!r}); choose another output directory",
+            path=directory,
+        )
 
 
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], None]) -> Path:
