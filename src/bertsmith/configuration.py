@@ -19,6 +19,9 @@ from bertsmith import files
 from bertsmith.errors import InputError, nearest
 from bertsmith.locations import Location, as_location
 
+CONFIG = "config.yaml"
+"""Where a stage writes its full configuration, in its output directory."""
+
 
 def _seconds(value: Any) -> Any:
     if isinstance(value, str):

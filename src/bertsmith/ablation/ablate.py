@@ -18,7 +18,7 @@ from bertsmith.ablation.rows import Row, TaskScores
 from bertsmith.ablation.variants import VARIANTS, Variant, chosen_variants
 from bertsmith.ablation_config import AblateSettings
 from bertsmith.config import PretrainSettings
-from bertsmith.configuration import listed, read_yaml
+from bertsmith.configuration import CONFIG, listed, read_yaml
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
 from bertsmith.task_config import SETTINGS, FinetuneSettings
@@ -67,7 +67,7 @@ def ablate(settings: AblateSettings, log: Log | None = None) -> list[Row]:
         try:
             rows = list(_rows(settings, variants, given, tasks, names, log))
         except KeyboardInterrupt:
-            log.say(f"the ablation goes on with: bertsmith ablate --config {settings.output / 'config.yaml'} --resume")
+            log.say(f"the ablation goes on with: bertsmith ablate --config {settings.output / CONFIG} --resume")
             raise
         files.write_json(settings.output / "ablation.json", [asdict(row) for row in rows])
         page = ablation_report(settings.output, rows)
@@ -130,7 +130,7 @@ def _of_the_ablation(settings: AblateSettings, run: Path, seed: int) -> dict[str
         "seed": seed,
         "threads": settings.threads,
         "quiet": settings.quiet,
-        "resume": (run / "config.yaml").exists(),
+        "resume": (run / CONFIG).exists(),
     }
 
 
@@ -158,7 +158,7 @@ def _finetune_settings(values: dict[str, Any], **more: Any) -> FinetuneSettings:
 
 def _with_earlier(settings: AblateSettings) -> AblateSettings:
     """Return the settings with the variants of the ablation that goes on: a report never loses one."""
-    path = settings.output / "config.yaml"
+    path = settings.output / CONFIG
     if not settings.resume or not path.exists():
         return settings
     before = chosen_variants(AblateSettings.from_yaml(path).variants)
@@ -168,7 +168,7 @@ def _with_earlier(settings: AblateSettings) -> AblateSettings:
 
 
 def _check_output(settings: AblateSettings, tasks: dict[Path, dict[str, Any]]) -> None:
-    path = settings.output / "config.yaml"
+    path = settings.output / CONFIG
     if path.exists():
         refuse_other_settings(settings, _FREE, settings.output)
         if not settings.resume:
@@ -218,7 +218,7 @@ def _pretrained(settings: AblateSettings, variant: Variant, given: dict[str, Any
 
 def _is_finished(wanted: PretrainSettings | FinetuneSettings, run: Path) -> bool:
     """Tell whether a run is done, and refuse one that was made in another way."""
-    if (run / "config.yaml").exists():
+    if (run / CONFIG).exists():
         refuse_other_settings(wanted, _FREE_OF_RUNS, run)
     return (run / "model").exists()
 
@@ -235,7 +235,7 @@ def _tuned(
         seeds=settings.seeds,
         threads=settings.threads,
         quiet=settings.quiet,
-        resume=(output / "config.yaml").exists(),
+        resume=(output / CONFIG).exists(),
     )
     if not _is_finished(wanted, output):
         log.say(f"{values['task']} from {variant.name}: {output}")

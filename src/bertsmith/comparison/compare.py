@@ -34,7 +34,7 @@ from bertsmith.comparison.outcome import (
 )
 from bertsmith.comparison.report import comparison_report, comparison_table
 from bertsmith.config import ModelConfig
-from bertsmith.configuration import listed
+from bertsmith.configuration import CONFIG, listed
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.features.weighted import write_shares
@@ -51,8 +51,10 @@ from bertsmith.training.loop import StopRequest
 
 # Settings that may differ when a comparison goes on.
 _FREE = ("resume", "quiet", "threads", "output", "models", "curves", "seeds", "precision")
-_SHARED = ("model", "train", "dev", "output", "max_length", "batch_size", "epochs", "patience", "limit")
-_OF_FILES = ("encoding", "quoting")
+_SHARED = (
+    *("model", "train", "dev", "output", "max_length", "batch_size", "epochs", "patience", "limit"),
+    *("encoding", "quoting"),
+)
 _OF_TASK = {"classify": ("text", "text_b", "label", "metric"), "tag": ("format", "tags", "overlap", "metric")}
 _FITS = "fits.jsonl"
 _DEV_SHARE = 0.1
@@ -116,12 +118,12 @@ def compare_models(settings: CompareSettings, log: Log | None = None) -> list[St
 
 def _resume_command(settings: CompareSettings) -> str:
     task: str = settings.task  # type: ignore[attr-defined]
-    return f"bertsmith compare {task} --config {settings.output / 'config.yaml'} --resume"
+    return f"bertsmith compare {task} --config {settings.output / CONFIG} --resume"
 
 
 def _with_earlier(settings: CompareSettings, known: Sequence[Contender]) -> CompareSettings:
     """Return the settings with models and arithmetic of the comparison that goes on: a report never loses one."""
-    path = settings.output / "config.yaml"
+    path = settings.output / CONFIG
     if not settings.resume or not path.exists():
         return settings
     before = type(settings).from_yaml(path)
@@ -146,7 +148,7 @@ def _fits_depth(contender: Contender, depth: int, log: Log) -> bool:
 def _prepare(settings: CompareSettings, directory: Path, stop: StopRequest, log: Log) -> tuple[Bench, Split, int]:
     """Read and encode the rows, and load the encoder; return also how many test rows stand in the training rows."""
     name: str = settings.task  # type: ignore[attr-defined]
-    values = {key: getattr(settings, key) for key in (*_SHARED, *_OF_FILES, *_OF_TASK[name])}
+    values = {key: getattr(settings, key) for key in (*_SHARED, *_OF_TASK[name])}
     tuning: FinetuneSettings = SETTINGS[name].parse(values)
     task = TASKS[name]
     train_rows = task.read(source(tuning, tuning.train, task.roles, tuning.limit))
@@ -210,7 +212,7 @@ def _refuse_overlap(
 
 
 def _check_output(settings: CompareSettings, directory: Path) -> None:
-    path = settings.output / "config.yaml"
+    path = settings.output / CONFIG
     if path.exists():
         refuse_other_settings(settings, _FREE, settings.output)
         if not settings.resume:

@@ -18,14 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bertsmith import files
-from bertsmith.configuration import Configuration, read_yaml
+from bertsmith.configuration import CONFIG, Configuration, read_yaml
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.training.disk import Disk
 from bertsmith.training.sharding import gathered_tensors, spread
 
 CHECKPOINTS = "checkpoints"
-CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 OPTIMIZER = "optimizer.safetensors"
 FREE = (
@@ -114,9 +113,8 @@ def refuse_other_directory(settings: Configuration, directory: Path) -> None:
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], None]) -> Path:
     """Write ``run/checkpoints/step-00000500`` with ``write(directory)``, then delete all but the newest two.
 
-    One may turn out damaged.
-
-    When it fails, on a full disk for one, the checkpoints from before are whole and stay.
+    Two, since one may turn out damaged. When writing fails, on a full disk for one, the checkpoints from before are
+    whole and stay.
     """
     path = run / CHECKPOINTS / f"step-{step:08d}"
     with files.new_directory(path) as temporary:

@@ -15,6 +15,7 @@ from torch import nn
 from bertsmith import files
 from bertsmith.catalogue.translate import translated
 from bertsmith.config import ModelConfig
+from bertsmith.configuration import CONFIG
 from bertsmith.console import Log
 from bertsmith.errors import InputError
 from bertsmith.model.hub import pinned
@@ -26,7 +27,6 @@ from bertsmith.tasks.task import source, split_rows
 from bertsmith.text.tokenizer import Tokenizer
 from bertsmith.training.checkpoint import (
     CHECKPOINTS,
-    CONFIG,
     FREE,
     METRICS,
     MetricsLog,

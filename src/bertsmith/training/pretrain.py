@@ -12,6 +12,7 @@ from typing import Any
 
 from bertsmith import files
 from bertsmith.config import PretrainSettings
+from bertsmith.configuration import CONFIG
 from bertsmith.console import Log, human
 from bertsmith.errors import DivergedError, InputError
 from bertsmith.locations import Url
@@ -128,12 +129,12 @@ def _open_store(settings: PretrainSettings, processes: Processes, log: Log) -> T
 
 def resume_command(settings: PretrainSettings) -> str:
     """Return the command line that goes on with a run: the settings are in its directory."""
-    return f"bertsmith pretrain --config {settings.output / 'config.yaml'} --resume"
+    return f"bertsmith pretrain --config {settings.output / CONFIG} --resume"
 
 
 def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:
     """Return the checkpoint to go on from, or None for a new run, whose settings are written down here."""
-    path = settings.output / "config.yaml"
+    path = settings.output / CONFIG
     if not path.exists():
         if settings.resume:
             log.warn(f"nothing to resume in {settings.output}; starting a new run")

@@ -133,11 +133,10 @@ def _make_trial(study: optuna.Study, session: Session, number: int) -> None:
         session.log.warn(f"trial {number}: {error}")
     state = run.seeds[0]
     trial.set_user_attr("epochs_done", round(state.step / session.steps_per_epoch, 2))
-    if diverged:
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    elif is_behind:
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    if is_behind:
         session.log.say(f"trial {number}: behind the others, stopped early")
+    if diverged or is_behind:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     else:
         study.tell(trial, state.metrics[chosen_metric(settings, state.metrics)])
 
