@@ -18,6 +18,7 @@ from bertsmith.errors import InputError
 
 CHECKSUMS = "checksums.json"
 LOCK = ".lock"
+_SUM = "sha256"
 
 
 @contextlib.contextmanager
@@ -75,6 +76,22 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"holds a JSON {type(value).__name__}, expected an object: {what}", path=path)
     return value
+
+
+def write_summed_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with a checksum of itself."""
+    write_json(path, content | {_SUM: _sum_of(content)})
+
+
+def read_summed_json(path: Path, *, what: str) -> tuple[dict[str, Any], bool | None]:
+    """Read what :func:`write_summed_json` wrote; tell also if it is still that, or None if it has no checksum.
+
+    Raises:
+        InputError: as :func:`read_json`.
+    """
+    content = read_json(path, what=what)
+    told = content.pop(_SUM, None)
+    return content, None if told is None else told == _sum_of(content)
 
 
 @contextlib.contextmanager
@@ -140,7 +157,7 @@ def seal(directory: Path, leave_out: Collection[str] = ()) -> None:
     """Write the checksums of all files below ``directory`` but ``leave_out`` into it and sync everything to disk."""
     names = [name for name in _files_below(directory) if name not in leave_out]
     sums = {name: sha256(directory / name) for name in names}
-    write_json(directory / CHECKSUMS, {CHECKSUMS: sum_of(sums), **sums})
+    write_json(directory / CHECKSUMS, {CHECKSUMS: _sum_of(sums), **sums})
     for name in names:
         with (directory / name).open("rb") as file:
             os.fsync(file.fileno())
@@ -156,7 +173,7 @@ def check_directory(path: Path, *, what: str, only: Callable[[str], bool] = lamb
     """
     sums = read_json(path / CHECKSUMS, what=f"the checksums of {what}")
     # Directories of earlier versions have no checksum of the checksums.
-    if sums.pop(CHECKSUMS, None) not in (None, sum_of(sums)):
+    if sums.pop(CHECKSUMS, None) not in (None, _sum_of(sums)):
         raise InputError(f"does not match its own checksum: {what} was changed on disk", path=path / CHECKSUMS)
     for name, expected in filter(lambda item: only(item[0]), sums.items()):
         file = path / name
@@ -166,7 +183,7 @@ def check_directory(path: Path, *, what: str, only: Callable[[str], bool] = lamb
             raise InputError(f"does not match its checksum: {what} was cut short or changed on disk", path=file)
 
 
-def sum_of(content: dict[str, Any]) -> str:
+def _sum_of(content: dict[str, Any]) -> str:
     """Return the checksum of what stands in a file of JSON, which such a file can hold itself."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

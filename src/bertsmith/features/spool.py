@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ _OURS = (VECTORS, LENGTHS, TOKEN_IDS, _JOB, _PROGRESS, _WRITING, files.LOCK)
 # What a kill leaves of a file that was about to get its name (files.new_file).
 _UNNAMED = re.compile(rf"\.(?:{re.escape(_JOB)}|{re.escape(_PROGRESS)}|{_WRITING})\.[a-z0-9_]{{8}}")
 _SHOWN = 3
-_SUM = "sha256"
 _AT_ONCE = 1 << 20
 _CHANGED = "does not match its checksum: it was changed on disk; --overwrite begins anew"
 
@@ -107,7 +105,7 @@ def begin(directory: Path, job: dict[str, Any], *, overwrite: bool) -> Progress:
                 raise
     for name in (_WRITING, _PROGRESS, VECTORS, LENGTHS, TOKEN_IDS):
         (directory / name).unlink(missing_ok=True)
-    files.write_json(path, job | {_SUM: files.sum_of(job)})
+    files.write_summed_json(path, job)
     return Progress()
 
 
@@ -151,12 +149,11 @@ def _checked(path: Path, what: str, expected: dict[str, Any] | None = None) -> d
         InputError: it cannot be read, or was changed on disk.
     """
     try:
-        content = files.read_json(path, what=what)
+        content, is_whole = files.read_summed_json(path, what=what)
     except InputError as error:
         raise InputError(f"{error.message}; --overwrite begins anew", path=error.path) from None
     # Those of earlier versions have none.
-    told = content.pop(_SUM, None)
-    if content != expected and told not in (None, files.sum_of(content)):
+    if content != expected and is_whole is False:
         raise InputError(_CHANGED, path=path)
     return content
 
@@ -195,7 +192,7 @@ class Spool:
             os.fsync(file.fileno())
             pieces[name] = [*self._before.get(name, []), (self._sizes[name], self._sums[name].hexdigest())]
         values = asdict(progress) | {"pieces": pieces}
-        files.write_bytes(self._directory / _PROGRESS, json.dumps(values | {_SUM: files.sum_of(values)}).encode())
+        files.write_summed_json(self._directory / _PROGRESS, values)
 
 
 @contextlib.contextmanager

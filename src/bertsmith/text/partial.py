@@ -23,7 +23,6 @@ JOURNAL = "journal.json"
 
 _COUNTED_AT_ONCE = 1_000_000
 _CONTENT = ("identity", "sources", "shards")
-_SUM = "sha256"
 
 
 @dataclass
@@ -138,7 +137,7 @@ class PartialStore:
     def write_journal(self) -> None:
         """Put down which shards are finished."""
         journal = {"identity": self.identity, "sources": self.sources, "shards": self.shards}
-        files.write_json(self.path / JOURNAL, journal | {_SUM: files.sum_of(journal)})
+        files.write_summed_json(self.path / JOURNAL, journal)
 
     def totals(self) -> dict[str, int]:
         """Return the counts of all shards together."""
@@ -165,14 +164,16 @@ def _read_journal(path: Path, log: Log) -> dict[str, Any] | None:
         InputError: it cannot be read as one. The directory may be somebody else's, so nothing in it is removed.
     """
     try:
-        journal = files.read_json(path / JOURNAL, what="the journal of an interrupted 'bertsmith prepare'")
+        journal, is_whole = files.read_summed_json(
+            path / JOURNAL, what="the journal of an interrupted 'bertsmith prepare'"
+        )
     except InputError as error:
         raise InputError(f"{error.message}. If it is damaged, remove {path} to begin anew", path=error.path) from None
     missing = [name for name in _CONTENT if name not in journal]
     if missing:
         raise InputError(f"has no {missing[0]!r}. If it is damaged, remove {path} to begin anew", path=path / JOURNAL)
     # The number of documents that were read stands nowhere else: a wrong one would leave documents out.
-    if journal.pop(_SUM, None) != files.sum_of(journal):
+    if not is_whole:
         log.warn(f"{path / JOURNAL} does not match its own checksum: it was changed on disk. Starting anew")
         return None
     return journal
