@@ -234,9 +234,10 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
 
     store: AnyPath = argument("A token store made by 'bertsmith prepare', also by URL.")
     output: Path = output("The run's directory.")
-    size: Literal["tiny", "mini", "small", "medium", "base", "large"] = Field(
+    size: Literal["tiny", "mini", "small", "medium", "base", "large", "auto"] = Field(
         "mini",
-        description="Layers x width: tiny 2x128, mini 4x256, small 4x512, medium 8x512, base 12x768, large 24x1024.",
+        description="Layers x width: tiny 2x128, mini 4x256, small 4x512, medium 8x512, base 12x768, large 24x1024; "
+        "auto: the one that learns most in the budget, by its speed here and the length of the text.",
     )
     layers: int | None = Field(None, ge=1, description="Own number of layers, instead of the size's.")
     hidden_size: int | None = Field(None, ge=1, description="Own width, instead of the size's.")
@@ -308,6 +309,12 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
     budget: Duration | None = Field(
         None, description="Train for this long (90s, 30m, 1.5h); the schedule is fitted to end on time."
     )
+    max_epochs: float = Field(
+        20.0,
+        gt=0,
+        description="A budget ends after so many passes over the store, whatever time is left: more of them teach a "
+        "model little but the text by heart.",
+    )
     held_out: float = Field(
         0.01, gt=0, lt=0.5, description="Share of documents that are evaluated on and never trained on."
     )
@@ -339,6 +346,10 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
     def _one_length(self) -> Self:
         if sum(v is not None for v in (self.steps, self.epochs, self.budget)) > 1:
             raise ValueError("give one of steps, epochs and budget")
+        if self.size == "auto" and self.budget is None:
+            raise ValueError("size auto fits the model to the time there is: it needs a budget, such as 20m")
+        if self.size == "auto" and (self.layers or self.hidden_size or self.heads):
+            raise ValueError("size auto chooses layers, hidden_size and heads; leave these out, or the size")
         if self.max_length > self.max_positions:
             raise ValueError(
                 f"max_length {self.max_length} is above the model's positions (max_positions {self.max_positions})"

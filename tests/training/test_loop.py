@@ -154,8 +154,8 @@ def test_measuring_a_step_leaves_the_model_alone() -> None:
 def test_a_budget_follows_the_speed_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("bertsmith.training.budget.time.monotonic", lambda: now)
-    budget = Budget(seconds=50.0, start=100.0)
-    progress = Progress(fixed(1.0, 0.1, budget.steps_left(0.5)))
+    budget = Budget(seconds=50.0, start=100.0, most_steps=1_000)
+    progress = Progress(fixed(1.0, 0.1, budget.last_step(0, 0.5)))
     assert progress.schedule.total_steps == 100
     # The machine turns out to be half as fast as measured.
     while progress.step < progress.schedule.total_steps:
@@ -166,6 +166,23 @@ def test_a_budget_follows_the_speed_and_ends(monkeypatch: pytest.MonkeyPatch) ->
     assert 49 <= progress.step <= 51
     assert progress.schedule.learning_rate(progress.step - 1) < 0.1
     assert len(progress.schedule.segments) <= 52
+
+
+def test_a_budget_ends_before_its_time_when_the_text_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("bertsmith.training.budget.time.monotonic", lambda: now)
+    budget = Budget(seconds=50.0, start=100.0, most_steps=17)
+    progress = Progress(fixed(1.0, 0.1, budget.last_step(0, 0.5)))
+    assert progress.schedule.total_steps == 17
+    while progress.step < progress.schedule.total_steps:
+        now += 0.25
+        progress.step += 1
+        progress.seconds += 0.25
+        progress.schedule = budget.refit(progress)
+    assert progress.step == 17
+    assert progress.schedule.learning_rate(16) < 0.1
+    # A machine that turns out slow still ends on time.
+    assert budget.last_step(3, 100.0) == 4
 
 
 def _forever(seed: int) -> Iterator[list[Batch]]:

@@ -188,10 +188,19 @@ def test_without_next_sentence(store: TokenStore, tmp_path: Path) -> None:
 
 def test_a_budget_ends_on_time(store: TokenStore, tmp_path: Path) -> None:
     begun = time.monotonic()
-    result = pretrain(tiny_run(store, tmp_path / "run", steps=None, budget="6s"))
+    result = pretrain(tiny_run(store, tmp_path / "run", steps=None, budget="6s", max_epochs=1e6))
     assert time.monotonic() - begun < 12
     assert result.steps > 5
     train = [e for e in read_metrics(tmp_path / "run" / "metrics.jsonl") if e["kind"] == "train"]
+    assert train[-1]["learning_rate"] < 0.2 * 3e-3
+
+
+def test_a_budget_ends_with_the_text(store: TokenStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = pretrain(tiny_run(store, tmp_path / "one", steps=None, epochs=1.5))
+    budget = pretrain(tiny_run(store, tmp_path / "budget", steps=None, budget="5m", max_epochs=1.5, quiet=False))
+    assert budget.steps == one.steps
+    assert "ends after 1.5 passes over the text" in capsys.readouterr().err
+    train = [e for e in read_metrics(tmp_path / "budget" / "metrics.jsonl") if e["kind"] == "train"]
     assert train[-1]["learning_rate"] < 0.2 * 3e-3
 
 

@@ -28,12 +28,14 @@ class Budget:
     Attributes:
         seconds: for training with its evaluations and checkpoints.
         start: the moment (monotonic) at which the run would have begun, had it been made in one piece.
+        most_steps: the run's end, however much time is left.
         fitted_seconds: ``Progress.seconds`` at the last fit.
         fitted_step: ``Progress.step`` at the last fit.
     """
 
     seconds: float
     start: float
+    most_steps: int
     fitted_seconds: float = 0.0
     fitted_step: int = 0
 
@@ -41,9 +43,9 @@ class Budget:
         """Return the seconds that are left."""
         return self.seconds - (time.monotonic() - self.start)
 
-    def steps_left(self, step_seconds: float) -> int:
-        """Return how many steps of ``step_seconds`` fit into the time that is left; at least one."""
-        return max(1, int(self.left() / step_seconds))
+    def last_step(self, step: int, step_seconds: float) -> int:
+        """Return the number of steps at the end, if those after ``step`` take ``step_seconds``; at least one more."""
+        return max(step + 1, min(step + int(self.left() / step_seconds), self.most_steps))
 
     def refit(self, progress: Progress) -> Schedule:
         """Return the schedule, fitted anew when it is due, and ended here when time is over."""
@@ -56,7 +58,7 @@ class Budget:
         # The time of evaluations and checkpoints is part of a step's average.
         step_seconds = (progress.seconds - self.fitted_seconds) / steps
         self.fitted_seconds, self.fitted_step = progress.seconds, step
-        return schedule.refit(step, step + self.steps_left(step_seconds))
+        return schedule.refit(step, self.last_step(step, step_seconds))
 
 
 def measure_step(

@@ -42,6 +42,7 @@ from bertsmith.training.report import pretraining_report
 from bertsmith.training.schedule import Schedule, fixed
 from bertsmith.training.session import Session, objective, start
 from bertsmith.training.sharding import is_sharded
+from bertsmith.training.sizing import with_size
 from bertsmith.watching.followers import check_followers, followed
 
 
@@ -84,15 +85,17 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
     with joined() as processes, StopRequest() as stop, contextlib.ExitStack() as held:
         log = (log or Log(settings.quiet)) if processes.is_first else Log(mute=True)
         store = _open_store(settings, processes, log)
+        threads = set_up_process(settings.threads)
         checkpoint = None
         if processes.is_first:
             refuse_other_directory(settings, settings.output)
             held.enter_context(files.only_writer(settings.output))
             tidy_run(settings.output)
+        settings = with_size(settings, store, processes, log)
+        if processes.is_first:
             checkpoint = _check_run_directory(settings, log)
             held.enter_context(followed(settings, log))
         checkpoint = processes.share(checkpoint)
-        threads = set_up_process(settings.threads)
         run = start(settings, store, checkpoint, processes, lambda: stop.requested, log)
         _say_start(run, threads)
         final = _train(run, stop, started)
@@ -181,7 +184,8 @@ def _train(run: Session, stop: StopRequest, started: float) -> Evaluation | None
         if settings.budget is not None:
             # The last evaluation, checkpoint and report are inside the budget too.
             reserve = 2.0 + 2 * (time.monotonic() - evaluation_started)
-            budget = Budget(settings.budget - reserve, started - run.progress.seconds)
+            most_steps = math.ceil(settings.max_epochs * run.sampler.steps_per_epoch)
+            budget = Budget(settings.budget - reserve, started - run.progress.seconds, most_steps)
             if done == 0:
                 run.progress.schedule = _fit_to_budget(run, budget)
         total = run.progress.schedule.total_steps
@@ -336,8 +340,14 @@ def _fit_to_budget(run: Session, budget: Budget) -> Schedule:
     )
     # The processes' clocks differ a little; one of them decides.
     step_seconds = run.processes.share(step_seconds)
-    steps = run.processes.share(budget.steps_left(step_seconds))
-    run.log.say(f"one step takes {step_seconds:.2f} s: about {steps:,} steps fit into the budget")
+    steps = run.processes.share(budget.last_step(0, step_seconds))
+    if steps < budget.most_steps:
+        run.log.say(f"one step takes {step_seconds:.2f} s: about {steps:,} steps fit into the budget")
+    else:
+        run.log.say(
+            f"one step takes {step_seconds:.2f} s: the run ends after {settings.max_epochs:g} passes over the text, in "
+            f"about {steps * step_seconds:,.0f} s; more would teach it little but the text by heart (--max-epochs)"
+        )
     return fixed(settings.learning_rate, settings.warmup, steps)
 
 

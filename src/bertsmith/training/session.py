@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,9 +72,7 @@ class Session:
 
     def micro_batches(self, step: int) -> list[Batch]:
         """Return this process's pieces of a step (from 0)."""
-        size, whole = self.settings.micro_batch_size, self.settings.batch_size
-        parts = self.processes.parts(math.ceil(whole / size) if size else 1)
-        return [self.sampler.batch(step + self.progress.offset, part, parts) for part in self.processes.own(parts)]
+        return pieces_of_step(self.settings, self.sampler, self.processes, step + self.progress.offset)
 
     @property
     def extras(self) -> dict[str, Any]:
@@ -197,17 +196,7 @@ def start(
         )
     device = pick_device(settings.device)
     training_documents, held_out = held_out_documents(store, settings.held_out, settings.seed)
-    masking = _masking(settings)
-    sampler = Sampler(
-        store,
-        max_length=settings.max_length,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        documents=training_documents,
-        short_probability=settings.short_probability,
-        masking=masking,
-        shuffle_shards=settings.shuffle_shards,
-    )
+    sampler = make_sampler(settings, store, training_documents)
     counted = training_documents
     if settings.shuffle_shards is not None:
         rng = stream(settings.seed, SHARDS)
@@ -220,7 +209,7 @@ def start(
         instances=settings.eval_instances,
         seed=settings.seed,
         short_probability=settings.short_probability,
-        masking=masking,
+        masking=_masking(settings),
     )
     sharded = is_wanted(settings, processes)
     if sharded and not processes.is_first:
@@ -267,6 +256,27 @@ def start(
         disk=Disk(settings.output, log, settings.when_full == "wait", stopped),
         log=log,
     )
+
+
+def make_sampler(settings: PretrainSettings, store: TokenStore, documents: np.ndarray) -> Sampler:
+    """Return what makes the steps' batches from ``documents``, (D,) int64."""
+    return Sampler(
+        store,
+        max_length=settings.max_length,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        documents=documents,
+        short_probability=settings.short_probability,
+        masking=_masking(settings),
+        shuffle_shards=settings.shuffle_shards,
+    )
+
+
+def pieces_of_step(settings: PretrainSettings, sampler: Sampler, processes: Processes, step: int) -> list[Batch]:
+    """Return this process's micro-batches of a step."""
+    size, whole = settings.micro_batch_size, settings.batch_size
+    parts = processes.parts(math.ceil(whole / size) if size else 1)
+    return [sampler.batch(step, part, parts) for part in processes.own(parts)]
 
 
 def empty_model(config: ModelConfig) -> PretrainingModel:

@@ -1,0 +1,51 @@
+"""Which size is worth its time: what repeated text counts for, and where the sizes take turns."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from bertsmith.config import SIZES, ModelConfig
+from bertsmith.planning.memory import layer_weights
+from bertsmith.planning.sizes import TOKENS_PER_WEIGHT, is_worth_it, weights_of_layers, worth
+
+
+def test_new_text_counts_whole_and_each_pass_less_than_the_one_before() -> None:
+    assert worth(700, 1_000) == 700
+    assert worth(1_000, 1_000) == 1_000
+    passes = [worth(1_000 * n, 1_000) - worth(1_000 * (n - 1), 1_000) for n in range(1, 40)]
+    assert all(later < earlier for earlier, later in itertools.pairwise(passes))
+    assert passes[1] > 950  # the second pass is nearly as good as new text
+    assert passes[20] < 350
+
+
+def test_no_number_of_passes_makes_up_for_more_text() -> None:
+    assert worth(1e12, 1_000) == pytest.approx(18_000)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_weights_are_those_of_the_layers(size: str) -> None:
+    layers, width, heads = SIZES[size]
+    config = ModelConfig(
+        vocab_size=99,
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+    )
+    assert weights_of_layers(size) == layers * layer_weights(config)
+
+
+def test_a_larger_size_wants_more_tokens() -> None:
+    enough = {size: TOKENS_PER_WEIGHT * weights_of_layers(size) for size in SIZES}
+    assert list(enough.values()) == sorted(enough.values())
+    for size, tokens in enough.items():
+        assert is_worth_it(size, tokens * 1.01, text_tokens=1e12)
+        assert not is_worth_it(size, tokens * 0.99, text_tokens=1e12)
+
+
+def test_a_short_text_keeps_a_model_small() -> None:
+    text = weights_of_layers("mini") / 2
+    assert not is_worth_it("mini", 1e12, text)  # 18 passes are 9 tokens a weight, however long it goes on
+    assert is_worth_it("tiny", 1e12, text)
