@@ -237,7 +237,7 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
     size: Literal["tiny", "mini", "small", "medium", "base", "large", "auto"] = Field(
         "mini",
         description="Layers x width: tiny 2x128, mini 4x256, small 4x512, medium 8x512, base 12x768, large 24x1024; "
-        "auto: the one that learns most in the budget, by its speed here and the length of the text.",
+        "auto: of tiny to medium the one that learns most in the budget, by its speed here and the length of the text.",
     )
     layers: int | None = Field(None, ge=1, description="Own number of layers, instead of the size's.")
     hidden_size: int | None = Field(None, ge=1, description="Own width, instead of the size's.")
@@ -307,7 +307,8 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
     steps: int | None = Field(None, ge=1, description="Train for this many steps.")
     epochs: float | None = Field(None, gt=0, description="Train for this many passes over the store.")
     budget: Duration | None = Field(
-        None, description="Train for this long (90s, 30m, 1.5h); the schedule is fitted to end on time."
+        None,
+        description="Train for this long (90s, 30m, 1.5h); the schedule is fitted to end on time, or with max_epochs.",
     )
     max_epochs: float = Field(
         20.0,
@@ -350,6 +351,8 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
             raise ValueError("size auto fits the model to the time there is: it needs a budget, such as 20m")
         if self.size == "auto" and (self.layers or self.hidden_size or self.heads):
             raise ValueError("size auto chooses layers, hidden_size and heads; leave these out, or the size")
+        if self.size == "auto" and self.sharding == "fsdp":
+            raise ValueError("size auto is for models that one device holds: it does not go with sharding fsdp")
         if self.max_length > self.max_positions:
             raise ValueError(
                 f"max_length {self.max_length} is above the model's positions (max_positions {self.max_positions})"

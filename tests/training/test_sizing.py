@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
-from torch import nn
 
-from bertsmith.config import SIZES, PretrainSettings
+from bertsmith.config import ModelConfig, PretrainSettings
 from bertsmith.console import Log
 from bertsmith.errors import InputError
-from bertsmith.model.heads import PretrainingModel
+from bertsmith.model.weights import load_pretraining_model
+from bertsmith.pretraining.sampler import Sampler
 from bertsmith.text.store import TokenStore
 from bertsmith.training import sizing
 from bertsmith.training.pretrain import pretrain
 from bertsmith.training.processes import ALONE
 from tests.conftest import tiny_run
+from tests.training.test_pretrain import stop_after
 
 OPEN = {"size": "auto", "layers": None, "hidden_size": None, "heads": None, "steps": None}
 
@@ -26,77 +29,141 @@ def run_of_any_size(store: TokenStore, output: Path, budget: str, **changes: obj
     return tiny_run(store, output, **OPEN, budget=budget, **changes)
 
 
-def steps_taking(seconds: dict[int, float], timed: list[int]) -> Callable[..., float]:
-    """Return a clock for steps: seconds by the model's width; it notes what it is asked."""
+class Unbuilt:
+    """Stands for a model whose steps are not made, only priced."""
 
-    def measure(model: nn.Module, *_: object, **__: object) -> float:
-        assert isinstance(model, PretrainingModel)
-        timed.append(model.config.hidden_size)
-        return seconds[model.config.hidden_size]
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    def to(self, device: torch.device) -> Unbuilt:
+        return self
+
+
+def steps_taking(seconds: dict[str, float], timed: list[str]) -> Callable[..., float]:
+    """Return a clock for steps: seconds by layers and width; it notes what it is asked."""
+
+    def measure(model: Unbuilt, *_: object, **__: object) -> float:
+        timed.append(f"{model.config.num_hidden_layers}x{model.config.hidden_size}")
+        return seconds[timed[-1]]
 
     return measure
 
 
 def chosen(
-    store: TokenStore, budget: str, seconds: dict[int, float], monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, list[int]]:
-    timed: list[int] = []
+    store: TokenStore, budget: str, seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch, **changes: object
+) -> tuple[str, list[str]]:
+    timed: list[str] = []
+    monkeypatch.setattr(sizing, "PretrainingModel", Unbuilt)
     monkeypatch.setattr(sizing, "measure_step", steps_taking(seconds, timed))
-    settings = run_of_any_size(store, Path("nowhere"), budget)
-    return sizing.with_size(settings, store, ALONE, Log(mute=True)).size, timed
+    settings = run_of_any_size(store, Path("nowhere"), budget, **changes)
+    return sizing.with_size(settings, store, ALONE, lambda: False, Log(mute=True)).size, timed
 
 
 @pytest.fixture
-def long_text(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> TokenStore:
-    """The small store, which says that it holds a thousand million tokens."""
-    monkeypatch.setattr(store, "num_tokens", 10**9)
-    return store
+def long_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers say that a pass over the text is ten million steps."""
+    real = sizing.make_sampler
+
+    def long_sampler(*arguments: Any) -> Sampler:
+        sampler = real(*arguments)
+        sampler.steps_per_epoch = 10**7
+        return sampler
+
+    monkeypatch.setattr(sizing, "make_sampler", long_sampler)
 
 
-def test_the_size_follows_the_time_there_is(long_text: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    speed = {128: 0.01, 256: 0.03, 512: 0.1, 768: 0.3, 1024: 1.0}
-    budgets = [f"{4**n}m" for n in range(9)]
-    found = [chosen(long_text, budget, speed, monkeypatch)[0] for budget in budgets]
-    assert found[0] == "tiny"
-    assert found == sorted(found, key=list(SIZES).index)
-    assert len(set(found)) >= 4
+SPEED = {"2x128": 0.01, "4x256": 0.03, "4x512": 0.1, "8x512": 0.2}
+FAST = dict.fromkeys(SPEED, 1e-6)
 
 
-def test_a_faster_machine_takes_a_larger_size(long_text: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow, fast = {128: 0.05, 256: 0.2}, {128: 0.0005, 256: 0.0006, 512: 0.001, 768: 0.003}
-    assert chosen(long_text, "1h", slow, monkeypatch)[0] == "tiny"
-    assert chosen(long_text, "1h", fast, monkeypatch)[0] in ("small", "medium")
+def test_the_size_follows_the_time_there_is(
+    store: TokenStore, long_text: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [chosen(store, budget, SPEED, monkeypatch)[0] for budget in ("2m", "8h", "24h", "200h")]
+    assert list(dict.fromkeys(found)) == ["tiny", "mini", "small", "medium"], found
 
 
-def test_what_cannot_be_better_is_not_timed(long_text: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen(long_text, "1m", {128: 0.01}, monkeypatch) == ("tiny", [128])
+def test_a_faster_machine_takes_a_larger_size(
+    store: TokenStore, long_text: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        chosen(store, "1h", {size: seconds / speed for size, seconds in SPEED.items()}, monkeypatch)[0]
+        for speed in (1, 10, 1000)
+    ]
+    assert found == ["tiny", "mini", "medium"]
+
+
+def test_what_cannot_be_better_is_not_timed(
+    store: TokenStore, long_text: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert chosen(store, "1m", SPEED, monkeypatch) == ("tiny", ["2x128"])
 
 
 def test_little_text_keeps_it_small(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen(store, "100h", {128: 0.0001, 256: 0.0001}, monkeypatch)[0] == "tiny"
+    assert chosen(store, "100h", FAST, monkeypatch) == ("tiny", ["2x128"])
+    # With so much time all that counts is how often the text may be passed over.
+    monkeypatch.setattr("bertsmith.planning.sizes._PASSES", 1e12)
+    assert chosen(store, "100h", FAST, monkeypatch, max_epochs=20)[0] == "tiny"
+    assert chosen(store, "100h", FAST, monkeypatch, max_epochs=1e9)[0] == "medium"
 
 
-def test_a_run_writes_its_size_down_and_keeps_it(
-    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_size_without_room_on_the_device_ends_the_search(
+    store: TokenStore, long_text: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = run_of_any_size(store, tmp_path / "run", "5s", quiet=False)
-    pretrain(settings)
+    def small_device(model: Unbuilt, *_: object, **__: object) -> float:
+        if model.config.hidden_size > 256:
+            raise torch.OutOfMemoryError
+        return 1e-6
+
+    monkeypatch.setattr(sizing, "PretrainingModel", Unbuilt)
+    monkeypatch.setattr(sizing, "measure_step", small_device)
+    settings = run_of_any_size(store, Path("nowhere"), "100h")
+    assert sizing.with_size(settings, store, ALONE, lambda: False, Log()).size == "mini"
+    assert "small 4x512: too large for this device's memory" in capsys.readouterr().err
+
+
+def test_it_stops_between_sizes(store: TokenStore, long_text: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+    monkeypatch.setattr(sizing, "PretrainingModel", Unbuilt)
+    monkeypatch.setattr(sizing, "measure_step", steps_taking(FAST, timed))
+    settings = run_of_any_size(store, Path("nowhere"), "100h")
+    with pytest.raises(KeyboardInterrupt):
+        sizing.with_size(settings, store, ALONE, lambda: bool(timed), Log(mute=True))
+    assert timed == ["2x128"]
+
+
+def test_a_run_writes_its_size_down_and_is_resumed_with_it(
+    store: TokenStore,
+    long_text: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = run_of_any_size(store, tmp_path / "run", "1h", max_epochs=0.2, quiet=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(sizing, "measure_step", steps_taking({"2x128": 1e-6, "4x256": 2e-6, "4x512": 100.0}, []))
+        patch.setattr("bertsmith.training.pretrain.measure_step", lambda *_, **__: 0.05)
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(settings)
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
-    assert written["size"] == "tiny"
+    assert written["size"] == "mini"
     said = capsys.readouterr().err
-    assert "tiny 2x128:" in said
-    assert "BERT 2x128" in said
+    assert "size auto takes mini" in said
+    assert "BERT 4x256" in said
 
     def again(*_: object) -> str:
         raise AssertionError("the size was chosen a second time")
 
     monkeypatch.setattr(sizing, "_largest_worth_it", again)
-    with pytest.raises(InputError, match="holds a finished run"):
-        pretrain(settings)
+    pretrain(settings.model_copy(update={"resume": True}))
+    assert load_pretraining_model(tmp_path / "run" / "model").config.hidden_size == 256
 
 
 def test_it_needs_a_budget_and_no_size_beside_it(store: TokenStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs a budget, such as 20m"):
         tiny_run(store, tmp_path / "run", **OPEN | {"steps": 3})
+    with pytest.raises(InputError, match="does not go with sharding fsdp"):
+        run_of_any_size(store, tmp_path / "run", "3m", sharding="fsdp")
     with pytest.raises(InputError, match="chooses layers, hidden_size and heads"):
         tiny_run(store, tmp_path / "run", **OPEN | {"layers": 3}, budget="3m")

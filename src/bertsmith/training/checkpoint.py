@@ -29,7 +29,7 @@ METRICS = "metrics.jsonl"
 OPTIMIZER = "optimizer.safetensors"
 FREE = (
     *("resume", "quiet", "threads", "output", "devices", "sharding", "compile", "bad_steps", "spike", "when_full"),
-    *("watch", "tensorboard", "cache", "cache_gb"),
+    *("watch", "tensorboard", "cache", "cache_gb", "max_epochs"),
 )
 """Settings that may differ between the first session of a run and its continuation."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 import time
 from contextlib import AbstractContextManager
@@ -66,6 +67,15 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_memory(device: torch.device) -> None:
+    """Give freed memory back to the system and to the GPU, after a model that is no longer needed."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def pick_precision(name: PrecisionChoice | Literal["float16"], device: torch.device, hidden_size: int) -> torch.dtype:

@@ -40,7 +40,7 @@ from bertsmith.training.loop import StepReport, StopRequest, metrics_entry, trai
 from bertsmith.training.processes import ALONE, Processes, joined, local_gpu
 from bertsmith.training.report import pretraining_report
 from bertsmith.training.schedule import Schedule, fixed
-from bertsmith.training.session import Session, objective, start
+from bertsmith.training.session import Session, check_parts, objective, start
 from bertsmith.training.sharding import is_sharded
 from bertsmith.training.sizing import with_size
 from bertsmith.watching.followers import check_followers, followed
@@ -91,7 +91,8 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
             refuse_other_directory(settings, settings.output)
             held.enter_context(files.only_writer(settings.output))
             tidy_run(settings.output)
-        settings = with_size(settings, store, processes, log)
+        check_parts(settings, processes)
+        settings = with_size(settings, store, processes, lambda: stop.requested, log)
         if processes.is_first:
             checkpoint = _check_run_directory(settings, log)
             held.enter_context(followed(settings, log))
@@ -188,6 +189,8 @@ def _train(run: Session, stop: StopRequest, started: float) -> Evaluation | None
             budget = Budget(settings.budget - reserve, started - run.progress.seconds, most_steps)
             if done == 0:
                 run.progress.schedule = _fit_to_budget(run, budget)
+            elif run.progress.schedule.total_steps > most_steps:
+                log.warn(f"the run ends after {settings.max_epochs:g} passes over the text now (--max-epochs)")
         total = run.progress.schedule.total_steps
         every = settings.eval_every or max(10, total // 20)
         told, smoothed = False, math.nan

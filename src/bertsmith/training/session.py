@@ -185,15 +185,6 @@ def start(
     Raises:
         InputError: the store is not the run's, has too little text, or the checkpoint cannot be read.
     """
-    if settings.batch_size < processes.size:
-        raise InputError(f"batch_size {settings.batch_size}: each of {processes.size} processes needs a sequence")
-    size = settings.micro_batch_size
-    parts = processes.parts(math.ceil(settings.batch_size / size) if size else 1)
-    if parts > settings.batch_size:
-        raise InputError(
-            f"batch_size {settings.batch_size}: {processes.size} processes with micro_batch_size {size} would cut a "
-            f"step into {parts} parts; raise batch_size or micro_batch_size"
-        )
     device = pick_device(settings.device)
     training_documents, held_out = held_out_documents(store, settings.held_out, settings.seed)
     sampler = make_sampler(settings, store, training_documents)
@@ -256,6 +247,23 @@ def start(
         disk=Disk(settings.output, log, settings.when_full == "wait", stopped),
         log=log,
     )
+
+
+def check_parts(settings: PretrainSettings, processes: Processes) -> None:
+    """Refuse batches that do not give each process, or each micro-batch, a sequence.
+
+    Raises:
+        InputError: they do not.
+    """
+    if settings.batch_size < processes.size:
+        raise InputError(f"batch_size {settings.batch_size}: each of {processes.size} processes needs a sequence")
+    size = settings.micro_batch_size
+    parts = processes.parts(math.ceil(settings.batch_size / size) if size else 1)
+    if parts > settings.batch_size:
+        raise InputError(
+            f"batch_size {settings.batch_size}: {processes.size} processes with micro_batch_size {size} would cut a "
+            f"step into {parts} parts; raise batch_size or micro_batch_size"
+        )
 
 
 def make_sampler(settings: PretrainSettings, store: TokenStore, documents: np.ndarray) -> Sampler:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from bertsmith.config import SIZES, PretrainSettings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from bertsmith.batch import Batch
+from bertsmith.config import PretrainSettings
 from bertsmith.configuration import CONFIG
-from bertsmith.console import Log, human
+from bertsmith.console import Log, clock, human
 from bertsmith.model.heads import PretrainingModel
-from bertsmith.planning.sizes import TOKENS_PER_WEIGHT, is_worth_it, weights_of_layers
+from bertsmith.planning.sizes import MEASURED, TOKENS_PER_WEIGHT, is_worth_it, weights_of_layers, worth
 from bertsmith.pretraining.heldout import held_out_documents
-from bertsmith.pretraining.sampler import Sampler
 from bertsmith.text.store import TokenStore
 from bertsmith.training.budget import measure_step
-from bertsmith.training.device import pick_device, pick_precision
+from bertsmith.training.device import give_back_memory, pick_device, pick_precision
 from bertsmith.training.initial import model_config
 from bertsmith.training.processes import Processes
 from bertsmith.training.session import make_sampler, objective, pieces_of_step
 
+# Batches of a trial: made before the clock runs, as those of a run are made beside its steps.
+_BATCHES = 8
 
-def with_size(settings: PretrainSettings, store: TokenStore, processes: Processes, log: Log) -> PretrainSettings:
+
+def with_size(
+    settings: PretrainSettings, store: TokenStore, processes: Processes, stopped: Callable[[], bool], log: Log
+) -> PretrainSettings:
     """Return settings that name a size, where they leave it open; every process must ask.
 
     A run that was begun keeps its size. For a new one the sizes are timed from the smallest up, a second or two each,
@@ -25,59 +35,97 @@ def with_size(settings: PretrainSettings, store: TokenStore, processes: Processe
 
     Raises:
         InputError: the store has too little text, or the device cannot be used.
+        KeyboardInterrupt: the user stopped it.
     """
     if settings.size != "auto":
         return settings
     path = settings.output / CONFIG
     begun = PretrainSettings.from_yaml(path).size if processes.is_first and path.exists() else None
-    chosen = processes.share(begun) or _largest_worth_it(settings, store, processes, log)
+    chosen = processes.share(begun) or _largest_worth_it(settings, store, processes, stopped, log)
     return settings.model_copy(update={"size": chosen})
 
 
-def _largest_worth_it(settings: PretrainSettings, store: TokenStore, processes: Processes, log: Log) -> str:
+@dataclass(frozen=True)
+class _Trials:
+    """What the trials of all sizes share.
+
+    Attributes:
+        settings, store, processes, log: of the run.
+        batches: this process's micro-batches of a few steps.
+        tokens_per_step: of all processes.
+        text: tokens of one pass over the text that is trained on.
+    """
+
+    settings: PretrainSettings
+    store: TokenStore
+    processes: Processes
+    log: Log
+    batches: Sequence[Sequence[Batch]]
+    tokens_per_step: float
+    text: float
+
+    def tokens(self, size: str) -> float:
+        """Return how many tokens a model of this size sees before the budget or the text is used up; 0 without room."""
+        assert self.settings.budget is not None
+        sized = self.settings.model_copy(update={"size": size})
+        device, config = pick_device(sized.device), model_config(sized, self.store.vocab_size)
+        dtype = self.processes.share(pick_precision(sized.precision, device, config.hidden_size))
+        layers, width = config.num_hidden_layers, config.hidden_size
+        seconds = None
+        try:
+            seconds = measure_step(
+                PretrainingModel(config).to(device),
+                lambda step: self.batches[step % len(self.batches)],
+                objective(sized.next_sentence),
+                sized,
+                device,
+                dtype,
+                at_most=min(2.0, self.settings.budget / 100),
+            )
+        except torch.OutOfMemoryError:
+            self.log.say(
+                f"  {size} {config.num_hidden_layers}x{config.hidden_size}: too large for this device's memory"
+            )
+        give_back_memory(device)
+        if self.processes.any(seconds is None):
+            return 0.0
+        # The processes' clocks differ a little; one of them decides.
+        rate = self.tokens_per_step / self.processes.share(seconds)
+        tokens = min(rate * self.settings.budget, self.settings.max_epochs * self.text)
+        passes, each = tokens / self.text, worth(tokens, self.text) / weights_of_layers(size)
+        self.log.say(
+            f"  {size} {layers}x{width}: {rate:,.0f} tokens/s, {human(tokens)} tokens in {passes:.1f} passes over the "
+            f"text: worth {each:.1f} for a weight"
+        )
+        return tokens
+
+
+def _largest_worth_it(
+    settings: PretrainSettings, store: TokenStore, processes: Processes, stopped: Callable[[], bool], log: Log
+) -> str:
     assert settings.budget is not None
-    text = store.num_tokens
     documents, _ = held_out_documents(store, settings.held_out, settings.seed)
     sampler = make_sampler(settings, store, documents)
-    log.say(f"size auto: what {settings.budget / 60:.3g} minutes are enough for, with {human(text)} tokens of text")
-    chosen, *larger = SIZES
-    tokens = _tokens_in_time(chosen, settings, store, sampler, processes, log)
+    text = sampler.steps_per_epoch * sampler.tokens_per_step
+    batches = [pieces_of_step(settings, sampler, processes, step) for step in range(_BATCHES)]
+    trials = _Trials(settings, store, processes, log, batches, sampler.tokens_per_step, text)
+    log.say(
+        f"size auto: timing what {clock(settings.budget)} are enough for; a pass over the text is {human(text)} tokens"
+    )
+    chosen, *larger = MEASURED
+    tokens = trials.tokens(chosen)
     for size in larger:
+        if processes.any(stopped()):
+            raise KeyboardInterrupt
         # A larger model makes no more tokens a second, so what the last one makes is a bound.
         if not is_worth_it(size, tokens, text):
             break
-        tokens = _tokens_in_time(size, settings, store, sampler, processes, log)
+        tokens = trials.tokens(size)
         if not is_worth_it(size, tokens, text):
             break
         chosen = size
     log.say(
-        f"size auto takes {chosen}; a size is worth its slower steps from {TOKENS_PER_WEIGHT:g} tokens of new text for "
-        "a weight on, and repeated text is worth less"
+        f"size auto takes {chosen}: a size is worth its slower steps from {TOKENS_PER_WEIGHT:g} tokens of new text for "
+        "a weight of its layers on, and repeated text is worth less"
     )
     return chosen
-
-
-def _tokens_in_time(
-    size: str, settings: PretrainSettings, store: TokenStore, sampler: Sampler, processes: Processes, log: Log
-) -> float:
-    """Return how many tokens a model of a named size sees in the budget, which may end before its time."""
-    assert settings.budget is not None
-    sized = settings.model_copy(update={"size": size})
-    device, config = pick_device(settings.device), model_config(sized, store.vocab_size)
-    seconds = measure_step(
-        PretrainingModel(config).to(device),
-        lambda step: pieces_of_step(sized, sampler, processes, step),
-        objective(sized.next_sentence),
-        sized,
-        device,
-        processes.share(pick_precision(sized.precision, device, config.hidden_size)),
-        at_most=min(2.0, settings.budget / 100),
-    )
-    # The processes' clocks differ a little; one of them decides.
-    rate = sampler.tokens_per_step / processes.share(seconds)
-    tokens = min(rate * settings.budget, settings.max_epochs * store.num_tokens)
-    log.say(
-        f"  {size} {config.num_hidden_layers}x{config.hidden_size}: {rate:,.0f} tokens/s; {human(tokens)} tokens, "
-        f"{tokens / store.num_tokens:.1f} passes over the text, {tokens / weights_of_layers(size):.1f} for each weight"
-    )
-    return tokens
