@@ -55,7 +55,7 @@ _STAGES = {
         "config.PretrainSettings",
         "training.pretrain",
         "pretrain",
-        "bertsmith pretrain store --size mini --budget 30m -o run",
+        "bertsmith pretrain store --size auto --budget 30m -o run",
     ),
     "watch": ("watch_config.WatchSettings", "watching.watch", "watch", "bertsmith watch run"),
     "evaluate": (

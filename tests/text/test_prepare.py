@@ -138,7 +138,7 @@ def test_result_names_the_next_command(settings: PrepareSettings, capsys: pytest
     assert "95 documents" in said
     assert "0 exact duplicates" in said
     assert "characters per token" in said
-    assert f"Next: bertsmith pretrain {settings.output} --size mini --budget 20m -o RUN" in said
+    assert f"Next: bertsmith pretrain {settings.output} --size auto --budget 20m -o RUN" in said
 
 
 def test_auto_rule_is_chosen_for_each_file(settings: PrepareSettings, tmp_path: Path) -> None:

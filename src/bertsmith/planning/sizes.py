@@ -6,11 +6,11 @@ import math
 
 from bertsmith.config import SIZES
 
-MEASURED = ("tiny", "mini", "small", "medium")
-"""The sizes that the rule was measured with, smallest first; larger ones want another learning rate too."""
+TOKENS_PER_WEIGHT = {"tiny": 0.0, "mini": 4.0, "small": 10.0, "medium": 10.0}
+"""A size is worth its slower steps once it sees so many tokens of new text for each weight of its layers.
 
-TOKENS_PER_WEIGHT = 10.0
-"""A size is worth its slower steps once it sees so many tokens of new text for each weight of its layers."""
+Smallest first, and no larger ones than were measured; those want another learning rate too.
+"""
 
 # Passes over new text that any number of repeated ones is worth: fitted to runs of up to 15 passes.
 _PASSES = 14.0
@@ -34,4 +34,4 @@ def weights_of_layers(size: str) -> int:
 
 def is_worth_it(size: str, tokens: float, text_tokens: float) -> bool:
     """Return whether ``tokens`` from a text of ``text_tokens`` are enough for a named size."""
-    return worth(tokens, text_tokens) >= TOKENS_PER_WEIGHT * weights_of_layers(size)
+    return worth(tokens, text_tokens) >= TOKENS_PER_WEIGHT[size] * weights_of_layers(size)

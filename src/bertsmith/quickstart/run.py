@@ -114,7 +114,7 @@ def run_quickstart(output: Path, budget: str = "4m", log: Log | None = None) -> 
     log.say("With your own text:")
     log.say("  bertsmith vocab TEXTS --size 8000 -o vocab")
     log.say("  bertsmith prepare TEXTS --vocab vocab -o store")
-    log.say("  bertsmith pretrain store --size mini --budget 30m -o run")
+    log.say("  bertsmith pretrain store --size auto --budget 30m -o run")
     return page
 
 

@@ -297,7 +297,7 @@ def _say_result(store: TokenStore, corpus: Corpus, settings: PrepareSettings, lo
             "there is hardly a next sentence to predict (see the settings 'documents' and 'sentences')"
         )
     log.say(f"Token store: {_shown(settings.output)}")
-    log.say(f"Next: bertsmith pretrain {settings.output} --size mini --budget 20m -o RUN")
+    log.say(f"Next: bertsmith pretrain {settings.output} --size auto --budget 20m -o RUN")
 
 
 def _say_screening(report: dict[str, Any], log: Log) -> None:

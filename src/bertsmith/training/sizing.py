@@ -12,7 +12,7 @@ from bertsmith.config import PretrainSettings
 from bertsmith.configuration import CONFIG
 from bertsmith.console import Log, clock, human
 from bertsmith.model.heads import PretrainingModel
-from bertsmith.planning.sizes import MEASURED, TOKENS_PER_WEIGHT, is_worth_it, weights_of_layers, worth
+from bertsmith.planning.sizes import TOKENS_PER_WEIGHT, is_worth_it, weights_of_layers, worth
 from bertsmith.pretraining.heldout import held_out_documents
 from bertsmith.text.store import TokenStore
 from bertsmith.training.budget import measure_step
@@ -83,9 +83,7 @@ class _Trials:
                 at_most=min(2.0, self.settings.budget / 100),
             )
         except torch.OutOfMemoryError:
-            self.log.say(
-                f"  {size} {config.num_hidden_layers}x{config.hidden_size}: too large for this device's memory"
-            )
+            self.log.say(f"  {size} {layers}x{width}: too large for this device's memory")
         give_back_memory(device)
         if self.processes.any(seconds is None):
             return 0.0
@@ -112,20 +110,20 @@ def _largest_worth_it(
     log.say(
         f"size auto: timing what {clock(settings.budget)} are enough for; a pass over the text is {human(text)} tokens"
     )
-    chosen, *larger = MEASURED
+    chosen, *larger = TOKENS_PER_WEIGHT
     tokens = trials.tokens(chosen)
     for size in larger:
         if processes.any(stopped()):
             raise KeyboardInterrupt
         # A larger model makes no more tokens a second, so what the last one makes is a bound.
+        if is_worth_it(size, tokens, text):
+            tokens = trials.tokens(size)
         if not is_worth_it(size, tokens, text):
-            break
-        tokens = trials.tokens(size)
-        if not is_worth_it(size, tokens, text):
-            break
+            log.say(
+                f"size auto takes {chosen}; {size} is worth its slower steps from {TOKENS_PER_WEIGHT[size]:g} tokens "
+                "of new text for a weight of its layers on, and repeated text is worth less"
+            )
+            return chosen
         chosen = size
-    log.say(
-        f"size auto takes {chosen}: a size is worth its slower steps from {TOKENS_PER_WEIGHT:g} tokens of new text for "
-        "a weight of its layers on, and repeated text is worth less"
-    )
+    log.say(f"size auto takes {chosen}, the largest that it knows of")
     return chosen
