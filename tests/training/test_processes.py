@@ -33,7 +33,7 @@ from bertsmith.training.finetune import finetune
 from bertsmith.training.launch import launch
 from bertsmith.training.pretrain import pretrain
 from bertsmith.training.processes import ALONE, Processes
-from bertsmith.training.session import start
+from bertsmith.training.session import check_parts
 from bertsmith.training.sharding import shard
 from tests.conftest import tiny_run
 from tests.training.large import Devices, large_result
@@ -260,7 +260,7 @@ def test_an_error_of_the_user_comes_through(store: TokenStore, tmp_path: Path) -
 def test_a_step_in_more_parts_than_sequences_is_refused_at_once(store: TokenStore, tmp_path: Path) -> None:
     settings = tiny_run(store, tmp_path / "run", batch_size=16, micro_batch_size=1)
     with pytest.raises(InputError, match="3 processes with micro_batch_size 1 would cut a step into 18 parts"):
-        start(settings, store, None, replace(ALONE, size=3), lambda: False, QUIET)
+        check_parts(settings, replace(ALONE, size=3))
 
 
 def test_a_result_larger_than_a_pipe_holds(tmp_path: Path) -> None:
