@@ -257,8 +257,7 @@ def check_parts(settings: PretrainSettings, processes: Processes) -> None:
     """
     if settings.batch_size < processes.size:
         raise InputError(f"batch_size {settings.batch_size}: each of {processes.size} processes needs a sequence")
-    size = settings.micro_batch_size
-    parts = processes.parts(math.ceil(settings.batch_size / size) if size else 1)
+    size, parts = settings.micro_batch_size, _parts_of_step(settings, processes)
     if parts > settings.batch_size:
         raise InputError(
             f"batch_size {settings.batch_size}: {processes.size} processes with micro_batch_size {size} would cut a "
@@ -282,9 +281,13 @@ def make_sampler(settings: PretrainSettings, store: TokenStore, documents: np.nd
 
 def pieces_of_step(settings: PretrainSettings, sampler: Sampler, processes: Processes, step: int) -> list[Batch]:
     """Return this process's micro-batches of a step."""
-    size, whole = settings.micro_batch_size, settings.batch_size
-    parts = processes.parts(math.ceil(whole / size) if size else 1)
+    parts = _parts_of_step(settings, processes)
     return [sampler.batch(step, part, parts) for part in processes.own(parts)]
+
+
+def _parts_of_step(settings: PretrainSettings, processes: Processes) -> int:
+    size = settings.micro_batch_size
+    return processes.parts(math.ceil(settings.batch_size / size) if size else 1)
 
 
 def empty_model(config: ModelConfig) -> PretrainingModel:
