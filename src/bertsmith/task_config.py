@@ -54,7 +54,11 @@ class FinetuneSettings(OptimizerSettings):
     )
     min_steps: int = Field(200, ge=1, description="The fewest steps with each seed, where --epochs does not say more.")
     batch_size: int = Field(32, ge=1, description="Examples in a step.")
-    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Peak learning rate; by default 3e-4 for encoders up to 256 wide, 1e-4 up to 512, 5e-5 beyond.",
+    )
     dropout: float = Field(
         0.1, ge=0, lt=1, description="Dropout on hidden states and attention weights, whatever pre-training had."
     )

@@ -220,6 +220,13 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
         assert (tuned / name).read_bytes() == (tmp_path / "whole" / "tuned" / name).read_bytes(), name
 
 
+def test_the_learning_rate_follows_the_width_where_it_is_not_given(run: Path, tmp_path: Path) -> None:
+    finetune(settings(run, tmp_path, learning_rate=None, warmup=0.0, epochs=1), QUIET)
+    scores = json.loads((tmp_path / "tuned" / "scores.json").read_text(encoding="utf-8"))
+    assert scores["chosen"]["learning_rate"] == 3e-4
+    assert read_metrics(tmp_path / "tuned" / "metrics.jsonl")[0]["learning_rate"] == 3e-4
+
+
 def test_a_search_chooses_settings_and_goes_on_after_a_stop(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,7 +239,7 @@ def test_a_search_chooses_settings_and_goes_on_after_a_stop(
     result = finetune(searching("whole"), QUIET)
     scores = json.loads((tmp_path / "whole" / "tuned" / "scores.json").read_text(encoding="utf-8"))
     assert len(scores["trials"]) == 5
-    assert scores["trials"][0]["settings"] == {"learning_rate": 5e-5, "epochs": 3, "batch_size": 32, "warmup": 0.1}
+    assert scores["trials"][0]["settings"] == {"learning_rate": 3e-4, "epochs": 3, "batch_size": 32, "warmup": 0.1}
     best = max((t for t in scores["trials"] if t["value"] is not None), key=lambda t: t["value"])
     assert scores["chosen"] == best["settings"]
     assert result.scores.metrics["accuracy"] == best["value"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bertsmith.errors import InputError, nearest
+from bertsmith.training.rates import tuning_rates
 
 Kind = Literal["majority", "tfidf", "frequency", "bag", "lstm", "cnn", "logistic", "bert"]
 
@@ -50,10 +51,8 @@ _BERT = (
     Contender(
         "bert-scratch", "the same BERT network from random weights, tuned as long", "bert", settings=(3e-4, 1e-4, 1e-3)
     ),
-    Contender(REFERENCE, "BERT, fine-tuned", "bert", pretrained=True, settings=(5e-5, 2e-5, 1e-4)),
+    Contender(REFERENCE, "BERT, fine-tuned", "bert", pretrained=True, settings=tuning_rates(768)),
 )
-# Narrow encoders are tuned faster: by hidden_size at most, their rates in place of those above.
-_NARROW = {256: (3e-4, 1e-4, 1e-3), 512: (1e-4, 3e-4, 5e-5)}
 
 CLASSIFY = (
     Contender("majority", "always the most frequent label", "majority"),
@@ -80,8 +79,7 @@ TAG = (
 
 def suited_to(contender: Contender, hidden_size: int) -> Contender:
     """Return the contender with the learning rates that an encoder of this width is tuned with."""
-    rates = next((found for width, found in _NARROW.items() if hidden_size <= width), None)
-    return contender if rates is None or contender.name != REFERENCE else replace(contender, settings=rates)
+    return replace(contender, settings=tuning_rates(hidden_size)) if contender.name == REFERENCE else contender
 
 
 def chosen_contenders(names: str, known: Sequence[Contender]) -> list[Contender]:

@@ -273,7 +273,7 @@ def _finish(
             "deviation": deviation,
             **asdict(scores),
             "chosen": {
-                "learning_rate": settings.learning_rate,
+                "learning_rate": session.learning_rate,
                 "epochs": session.epochs,
                 "batch_size": settings.batch_size,
                 "warmup": settings.warmup,

@@ -1,8 +1,9 @@
 """``bertsmith finetune --search N``: a study of learning rate, epochs, batch size and warm-up, by the dev metric.
 
-The first trials are of the paper's grid (appendix A.3); the others are proposed by Optuna's TPE. Trials that are
-behind the median of the earlier ones after the same share of their training are stopped. The study is kept in a
-journal, so a stopped search goes on; what a trial is depends on the seed and the trials before it alone.
+The first trials are of the paper's grid (appendix A.3), with rates that suit the encoder's width; the others are proposed
+by Optuna's TPE. Trials that are behind the median of the earlier ones after the same share of their training are
+stopped. The study is kept in a journal, so a stopped search goes on; what a trial is depends on the seed and the trials
+before it alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bertsmith import files
 from bertsmith.errors import DivergedError, InputError
 from bertsmith.training.checkpoint import MetricsLog
+from bertsmith.training.rates import tuning_rates
 from bertsmith.training.tuning import RunState, SeedState, Session, chosen_metric, resume_command, tune
 
 if TYPE_CHECKING:
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
 
 JOURNAL, TRIALS = "search/study.journal", "search/trials.json"
 
-# Batch sizes, learning rates and epochs of appendix A.3, so ordered that any first few of them differ in all three.
+# Batch sizes, learning rates (as shares of the usual one) and epochs of appendix A.3, so ordered that any first few of
+# them differ in all three.
 _GRID = sorted(
-    itertools.product((32, 16), (5e-5, 3e-5, 2e-5), (3, 2, 4)),
-    key=lambda point: ((32, 16).index(point[0]) + (5e-5, 3e-5, 2e-5).index(point[1]) + (3, 2, 4).index(point[2])) % 3,
+    itertools.product((32, 16), (1.0, 0.6, 0.4), (3, 2, 4)),
+    key=lambda point: ((32, 16).index(point[0]) + (1.0, 0.6, 0.4).index(point[1]) + (3, 2, 4).index(point[2])) % 3,
 )
 
 
@@ -83,8 +86,9 @@ def search(session: Session, trials: int) -> list[Trial]:
             # A sampler of its own for every trial: the same proposals after a resume.
             study.sampler = optuna.samplers.TPESampler(seed=session.settings.seed * 100_003 + number)
             if number < min(len(_GRID), max(1, trials // 2)):
-                batch_size, learning_rate, epochs = _GRID[number]
-                point = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "warmup": 0.1}
+                batch_size, share, epochs = _GRID[number]
+                rate = share * tuning_rates(session.config.hidden_size)[0]
+                point = {"learning_rate": rate, "epochs": epochs, "batch_size": batch_size, "warmup": 0.1}
                 study.enqueue_trial(point)
             _make_trial(study, replace(session, metrics=metrics), number)
             files.write_json(session.settings.output / TRIALS, [asdict(trial) for trial in _table(study)])
