@@ -303,7 +303,11 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
     micro_batch_size: int | None = Field(
         None, ge=1, description="Sequences held in memory at a time; the step's gradient is their sum."
     )
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate; models above 500 wide may want less.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Peak learning rate; by default 0.256 / width: 2e-3 for tiny, 1e-3 for mini, 5e-4 for small.",
+    )
     steps: int | None = Field(None, ge=1, description="Train for this many steps.")
     epochs: float | None = Field(None, gt=0, description="Train for this many passes over the store.")
     budget: Duration | None = Field(

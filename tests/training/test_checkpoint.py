@@ -11,13 +11,18 @@ import torch
 from torch import nn
 
 from bertsmith.config import OptimizerSettings
+from bertsmith.configuration import CONFIG
 from bertsmith.console import Log
 from bertsmith.errors import InputError
+from bertsmith.task_config import ClassifySettings
 from bertsmith.training.checkpoint import (
+    FREE,
     MetricsLog,
+    begun_with,
     load_optimizer,
     optimizer_tensors,
     read_metrics,
+    refuse_other_settings,
     save_checkpoint,
     save_optimizer,
     tidy_run,
@@ -58,6 +63,20 @@ def test_the_state_of_another_model(tmp_path: Path) -> None:
     (tmp_path / "optimizer.safetensors").write_bytes(b"no")
     with pytest.raises(InputError, match="not a readable state"):
         load_optimizer(tmp_path, model, optimizer)
+
+
+def test_what_a_run_chose_is_no_other_setting_where_it_is_left_open(tmp_path: Path) -> None:
+    open_ones = ClassifySettings(model=Path("model"), train=Path("train.csv"), output=tmp_path)
+    assert begun_with(open_ones, tmp_path) == {}
+    open_ones.model_copy(update={"precision": "bfloat16", "learning_rate": 2e-4}).write(tmp_path / CONFIG)
+    refuse_other_settings(open_ones, FREE, tmp_path)
+    assert begun_with(open_ones, tmp_path) == {"precision": "bfloat16", "learning_rate": 2e-4}
+    given = open_ones.model_copy(update={"learning_rate": 3e-4})
+    assert begun_with(given, tmp_path) == {"precision": "bfloat16"}
+    with pytest.raises(InputError, match=r"configuration: learning_rate was 0.0002, now 0.0003\."):
+        refuse_other_settings(given, FREE, tmp_path)
+    with pytest.raises(InputError, match="patience was None, now 3"):
+        refuse_other_settings(open_ones.model_copy(update={"patience": 3}), FREE, tmp_path)
 
 
 def test_old_checkpoints_go_only_after_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -363,17 +363,22 @@ def test_what_a_stopped_run_reads_must_not_change(
         finetune(chosen.model_copy(update={"resume": True}), QUIET)
 
 
-def test_a_run_keeps_to_its_arithmetic(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_keeps_to_what_it_has_chosen(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finetune(settings(run, tmp_path, precision="bfloat16", output=tmp_path / "whole"), QUIET)
-    chosen = settings(run, tmp_path, precision="auto")
+    chosen = settings(run, tmp_path, precision="auto", learning_rate=None)
     with monkeypatch.context() as patch:
         patch.setattr("bertsmith.training.finetune.pick_precision", lambda *arguments: torch.bfloat16)
+        patch.setattr("bertsmith.training.finetune.tuning_rates", lambda hidden_size: (5e-3, 1e-3, 1e-2))
         interrupt_at(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             finetune(chosen, QUIET)
-    monkeypatch.setattr("bertsmith.training.finetune.pick_precision", lambda *arguments: torch.float32)
+    monkeypatch.setattr(
+        "bertsmith.training.finetune.pick_precision",
+        lambda name, *others: torch.float32 if name == "auto" else getattr(torch, name),
+    )
     finetune(chosen.model_copy(update={"resume": True}), QUIET)
-    assert ClassifySettings.from_yaml(tmp_path / "tuned" / "config.yaml").precision == "bfloat16"
+    written = ClassifySettings.from_yaml(tmp_path / "tuned" / "config.yaml")
+    assert (written.precision, written.learning_rate) == ("bfloat16", 5e-3)
     both = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("tuned", "whole")]
     assert both[0] == both[1]
 

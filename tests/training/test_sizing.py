@@ -139,7 +139,7 @@ def test_a_run_writes_its_size_down_and_is_resumed_with_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = run_of_any_size(store, tmp_path / "run", "1h", max_epochs=0.2, quiet=False)
+    settings = run_of_any_size(store, tmp_path / "run", "1h", max_epochs=0.2, quiet=False, learning_rate=None)
     with monkeypatch.context() as patch:
         patch.setattr(sizing, "measure_step", steps_taking({"2x128": 1e-6, "4x256": 2e-6, "4x512": 100.0}, []))
         patch.setattr("bertsmith.training.pretrain.measure_step", lambda *_, **__: 0.05)
@@ -147,7 +147,7 @@ def test_a_run_writes_its_size_down_and_is_resumed_with_it(
         with pytest.raises(KeyboardInterrupt):
             pretrain(settings)
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
-    assert written["size"] == "mini"
+    assert (written["size"], written["learning_rate"]) == ("mini", 1e-3)
     said = capsys.readouterr().err
     assert "size auto takes mini" in said
     assert "BERT 4x256" in said

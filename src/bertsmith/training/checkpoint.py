@@ -33,6 +33,9 @@ FREE = (
 )
 """Settings that may differ between the first session of a run and its continuation."""
 
+CHOSEN = ("size", "precision", "learning_rate")
+"""Settings that a run chooses where they are left open, and writes down."""
+
 INPUTS = "inputs.json"
 """What the files that a directory's runs read held when the first of them began, by path."""
 
@@ -45,15 +48,34 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _OF_STEPS = ("train", "refused", "skipped")
 
 
+def begun_with(settings: Configuration, directory: Path) -> dict[str, Any]:
+    """Return what the run in a directory, if there is one, has chosen for settings that are left open here."""
+    path = directory / CONFIG
+    if not path.exists():
+        return {}
+    begun = type(settings).from_yaml(path)
+    return {name: getattr(begun, name) for name in CHOSEN if _is_open(name, getattr(settings, name, ""))}
+
+
+def _is_open(name: str, value: Any) -> bool:
+    return name in CHOSEN and value in (None, "auto")
+
+
 def refuse_other_settings(settings: Configuration, free: Collection[str], directory: Path) -> None:
     """Refuse to go on in a directory whose config.yaml differs in more than the settings named ``free``.
+
+    What the run has chosen and is left open here is no difference.
 
     Raises:
         InputError: it does; the message names what was and what is.
     """
     before = type(settings).from_yaml(directory / CONFIG).model_dump(exclude=set(free))
     now = settings.model_dump(exclude=set(free))
-    changed = [f"{name} was {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]
+
+    def differs(name: str) -> bool:
+        return bool(before[name] != now[name]) and not _is_open(name, now[name])
+
+    changed = [f"{name} was {before[name]}, now {now[name]}" for name in now if differs(name)]
     if changed:
         raise InputError(
             f"holds a run with another configuration: {'; '.join(changed)}. "

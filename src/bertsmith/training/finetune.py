@@ -30,6 +30,7 @@ from bertsmith.training.checkpoint import (
     FREE,
     METRICS,
     MetricsLog,
+    begun_with,
     last_checkpoint,
     refuse_changed_files,
     refuse_other_directory,
@@ -42,6 +43,7 @@ from bertsmith.training.disk import Disk
 from bertsmith.training.launch import is_started_by_an_engine, launch
 from bertsmith.training.loop import StopRequest
 from bertsmith.training.processes import Processes, joined
+from bertsmith.training.rates import tuning_rates
 from bertsmith.training.report import finetuning_report
 from bertsmith.training.search import JOURNAL, Trial, best_of, search
 from bertsmith.training.sharding import is_wanted
@@ -109,8 +111,13 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
     if processes.size > 1 and settings.search is not None:
         raise InputError("--search works with one process; search first, then tune with --devices")
     directory = model_directory(settings.model)
+    begun: dict[str, Any] = {}
+    if processes.is_first:
+        refuse_other_directory(settings, settings.output)
+        begun = begun_with(settings, settings.output) if settings.resume else {}
+    begun = processes.share(begun)
     # What a name of the hub stands for may change before the run goes on.
-    settings = settings.model_copy(update={"model": pinned(settings.model, directory)})
+    settings = settings.model_copy(update=begun | {"model": pinned(settings.model, directory)})
     published = read_info(directory).config
     config = ModelConfig.parse(
         published.model_dump()
@@ -128,18 +135,18 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
     data, report = _read(settings, tokenizer, log)
     device = pick_device(settings.device)
     threads = set_up_process(settings.threads)
-    # What auto stands for is chosen once: a run keeps to its arithmetic when it goes on.
-    earlier = _earlier_precision(settings) if settings.precision == "auto" else None
-    dtype = processes.share(earlier or pick_precision(settings.precision, device, config.hidden_size))
+    dtype = processes.share(pick_precision(settings.precision, device, config.hidden_size))
+    # What is left open is chosen once: a run keeps to its arithmetic when it goes on.
+    chosen = {"precision": str(dtype).removeprefix("torch."), "learning_rate": tuning_rates(config.hidden_size)[0]}
+    settings = settings.model_copy(update={n: v for n, v in chosen.items() if getattr(settings, n) in (None, "auto")})
     holds_weights = processes.is_first or not is_wanted(settings, processes)
     encoder = load_encoder(directory) if holds_weights and not settings.from_scratch else None
     with contextlib.ExitStack() as held:
         checkpoint = None
         if processes.is_first:
-            refuse_other_directory(settings, settings.output)
             held.enter_context(files.only_writer(settings.output))
             tidy_run(settings.output)
-            checkpoint = _check_output(settings, dtype, log)
+            checkpoint = _check_output(settings, log)
             rows = [file for file in (settings.train, settings.dev) if file is not None]
             refuse_changed_files([*rows, *sorted(directory.glob("*.safetensors"))], settings.output)
             held.enter_context(followed(settings, log))
@@ -182,16 +189,7 @@ def _read(settings: FinetuneSettings, tokenizer: Tokenizer, log: Log) -> tuple[T
     return TaskData(task, facts, train, dev, dev_rows), report
 
 
-def _earlier_precision(settings: FinetuneSettings) -> torch.dtype | None:
-    """Return the arithmetic of the run that goes on, if there is one."""
-    path = settings.output / CONFIG
-    if not settings.resume or not path.exists():
-        return None
-    name = type(settings).from_yaml(path).precision
-    return None if name == "auto" else getattr(torch, name)
-
-
-def _check_output(settings: FinetuneSettings, dtype: torch.dtype, log: Log) -> Path | None:
+def _check_output(settings: FinetuneSettings, log: Log) -> Path | None:
     """Return the checkpoint to go on from, or None for a new run, whose settings are written down here."""
     path = settings.output / CONFIG
     if (settings.output / "model").exists():
@@ -199,15 +197,14 @@ def _check_output(settings: FinetuneSettings, dtype: torch.dtype, log: Log) -> P
         shutil.rmtree(settings.output / CHECKPOINTS, ignore_errors=True)
         raise InputError("holds a fine-tuned model already; choose another output directory", path=settings.output)
     if path.exists() and settings.resume:
-        free = (*FREE, "precision") if settings.precision == "auto" else FREE
-        refuse_other_settings(settings, free, settings.output)
+        refuse_other_settings(settings, FREE, settings.output)
         return last_checkpoint(settings.output, log)
     for kind, sign in (("search", JOURNAL), ("run", CHECKPOINTS)):
         if (settings.output / sign).exists():
             raise InputError(
                 f"holds a {kind} that was stopped; go on with: {resume_command(settings)}", path=settings.output
             )
-    settings.model_copy(update={"precision": str(dtype).removeprefix("torch.")}).write(path)
+    settings.write(path)
     return None
 
 
@@ -273,7 +270,7 @@ def _finish(
             "deviation": deviation,
             **asdict(scores),
             "chosen": {
-                "learning_rate": session.learning_rate,
+                "learning_rate": settings.learning_rate,
                 "epochs": session.epochs,
                 "batch_size": settings.batch_size,
                 "warmup": settings.warmup,

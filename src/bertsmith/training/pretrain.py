@@ -27,6 +27,7 @@ from bertsmith.training.checkpoint import (
     FREE,
     METRICS,
     MetricsLog,
+    begun_with,
     last_checkpoint,
     refuse_other_directory,
     refuse_other_settings,
@@ -35,6 +36,7 @@ from bertsmith.training.checkpoint import (
 from bertsmith.training.device import set_up_process
 from bertsmith.training.evaluate import Evaluation, evaluate
 from bertsmith.training.guard import TOO_MANY
+from bertsmith.training.initial import peak_rate
 from bertsmith.training.launch import is_started_by_an_engine, launch
 from bertsmith.training.loop import StepReport, StopRequest, metrics_entry, train
 from bertsmith.training.processes import ALONE, Processes, joined, local_gpu
@@ -92,7 +94,9 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
             held.enter_context(files.only_writer(settings.output))
             tidy_run(settings.output)
         check_parts(settings, processes)
-        settings = with_size(settings, store, processes, lambda: stop.requested, log)
+        begun = processes.share(begun_with(settings, settings.output) if processes.is_first else {})
+        settings = with_size(settings.model_copy(update=begun), store, processes, lambda: stop.requested, log)
+        settings = settings.model_copy(update={"learning_rate": peak_rate(settings)})
         if processes.is_first:
             checkpoint = _check_run_directory(settings, log)
             held.enter_context(followed(settings, log))
@@ -351,7 +355,7 @@ def _fit_to_budget(run: Session, budget: Budget) -> Schedule:
             f"one step takes {step_seconds:.2f} s: the run ends after {settings.max_epochs:g} passes over the text, in "
             f"about {steps * step_seconds:,.0f} s; more would teach it little but the text by heart (--max-epochs)"
         )
-    return fixed(settings.learning_rate, settings.warmup, steps)
+    return fixed(peak_rate(settings), settings.warmup, steps)
 
 
 def _evaluate(run: Session, metrics: MetricsLog | None) -> Evaluation:

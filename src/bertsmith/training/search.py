@@ -1,9 +1,9 @@
 """``bertsmith finetune --search N``: a study of learning rate, epochs, batch size and warm-up, by the dev metric.
 
-The first trials are of the paper's grid (appendix A.3), with rates that suit the encoder's width; the others are proposed
-by Optuna's TPE. Trials that are behind the median of the earlier ones after the same share of their training are
-stopped. The study is kept in a journal, so a stopped search goes on; what a trial is depends on the seed and the trials
-before it alone.
+The first trials are of the paper's grid (appendix A.3), with rates that suit the encoder's width; the others are
+proposed by Optuna's TPE. Trials that are behind the median of the earlier ones after the same share of their training
+are stopped. The study is kept in a journal, so a stopped search goes on; what a trial is depends on the seed and the
+trials before it alone.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from bertsmith.training.checkpoint import load_optimizer, optimizer_tensors, sav
 from bertsmith.training.device import pick_device, pick_precision
 from bertsmith.training.disk import Disk
 from bertsmith.training.evaluate import unigram_entropy
-from bertsmith.training.initial import initial_model, model_config
+from bertsmith.training.initial import initial_model, model_config, peak_rate
 from bertsmith.training.loop import Objective, Progress
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.processes import Processes
@@ -215,7 +215,7 @@ def start(
     optimizer = make_optimizer(model, settings)
     if checkpoint is None:
         dtype = pick_precision(settings.precision, device, model.config.hidden_size)
-        progress = Progress(fixed(settings.learning_rate, settings.warmup, _planned_steps(settings, sampler)))
+        progress = Progress(fixed(peak_rate(settings), settings.warmup, _planned_steps(settings, sampler)))
     else:
         state = files.read_json(checkpoint / "state.json", what="the state of a checkpoint")
         if state["store"] != store.manifest["fingerprint"]:

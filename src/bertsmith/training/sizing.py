@@ -9,7 +9,6 @@ import torch
 
 from bertsmith.batch import Batch
 from bertsmith.config import PretrainSettings
-from bertsmith.configuration import CONFIG
 from bertsmith.console import Log, clock, human
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.planning.sizes import TOKENS_PER_WEIGHT, is_worth_it, weights_of_layers, worth
@@ -30,8 +29,8 @@ def with_size(
 ) -> PretrainSettings:
     """Return settings that name a size, where they leave it open; every process must ask.
 
-    A run that was begun keeps its size. For a new one the sizes are timed from the smallest up, a second or two each,
-    and the largest that the budget is long enough for is taken.
+    The sizes are timed from the smallest up, a second or two each, and the largest that the budget is long enough for
+    is taken.
 
     Raises:
         InputError: the store has too little text, or the device cannot be used.
@@ -39,10 +38,7 @@ def with_size(
     """
     if settings.size != "auto":
         return settings
-    path = settings.output / CONFIG
-    begun = PretrainSettings.from_yaml(path).size if processes.is_first and path.exists() else None
-    chosen = processes.share(begun) or _largest_worth_it(settings, store, processes, stopped, log)
-    return settings.model_copy(update={"size": chosen})
+    return settings.model_copy(update={"size": _largest_worth_it(settings, store, processes, stopped, log)})
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ from bertsmith.training.disk import Disk
 from bertsmith.training.loop import Objective, Progress, StepReport, StopRequest, dropout_seed, metrics_entry, train
 from bertsmith.training.optimizer import make_finetuning_optimizer
 from bertsmith.training.processes import ALONE, Processes
-from bertsmith.training.rates import tuning_rates
 from bertsmith.training.schedule import fixed
 from bertsmith.training.sharding import fill, gathered, is_wanted, shard
 
@@ -153,11 +152,6 @@ class Session:
         return math.ceil(len(self.data.train.lengths) / self.settings.batch_size)
 
     @property
-    def learning_rate(self) -> float:
-        """The peak learning rate: as set, or what is usual for the encoder's width."""
-        return self.settings.learning_rate or tuning_rates(self.config.hidden_size)[0]
-
-    @property
     def epochs(self) -> float:
         """Passes over the training examples: as set, or 3, or as many as make the fewest steps."""
         return self.settings.epochs or _EPOCHS * self.stretch
@@ -192,7 +186,8 @@ def tune(session: Session, run: RunState, checkpoint: Path | None) -> bool:
         if session.metrics is not None:
             session.metrics.warn_of_gaps({seed.seed: seed.step for seed in run.seeds}, session.log)
     total = session.total_steps
-    schedule = fixed(session.learning_rate, settings.warmup, total)
+    assert settings.learning_rate is not None
+    schedule = fixed(settings.learning_rate, settings.warmup, total)
     progress = Progress(schedule, **{name: getattr(state, name) for name in _OF_THE_LOOP})
     steps = train(
         model,
