@@ -36,6 +36,8 @@ def main() -> None:
             threads=options.threads,
             precision=options.precision,
             quiet=True,
+            # The paper's, whatever the encoder's width; the search begins with its grid.
+            learning_rate=5e-5,
             **job.options,
         )
         fixed = test_scores(settings, test, options)
@@ -68,14 +70,13 @@ def test_scores(settings: FinetuneSettings, test: Path, options: argparse.Namesp
 
 def show(name: str, settings: FinetuneSettings, scores: dict[str, list[float]]) -> None:
     """Print a recipe and its scores on the test rows."""
-    rate = "by width" if settings.learning_rate is None else f"{settings.learning_rate:.3g}"
     epochs = "3" if settings.epochs is None else f"{settings.epochs:g}"
     figures = "  ".join(
         f"{metric} {statistics.fmean(v):.4f} ± {statistics.stdev(v) if len(v) > 1 else 0:.4f}"
         for metric, v in scores.items()
     )
     print(
-        f"{name:<14} learning rate {rate}, {epochs} epochs, batch {settings.batch_size}, "
+        f"{name:<14} learning rate {settings.learning_rate:.3g}, {epochs} epochs, batch {settings.batch_size}, "
         f"warm-up {settings.warmup:.2f}: {figures}",
         flush=True,
     )

@@ -332,7 +332,9 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
     @classmethod
     def _follow_recipe(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("recipe") == "paper":
-            return {**_PAPER, **values}
+            # A rate that is left open is not given.
+            given = {name: value for name, value in values.items() if value is not None or name not in _PAPER}
+            return {**_PAPER, **given}
         return values
 
     @field_validator("mask_mix")

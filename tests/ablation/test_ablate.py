@@ -103,6 +103,9 @@ def test_other_variants_are_added_and_nothing_is_made_twice(store: TokenStore, t
     assert made.items() < now.items()
     run = tmp_path / "ablation" / "pretraining" / "all-masked" / "seed-0" / "config.yaml"
     assert PretrainSettings.from_yaml(run).mask_mix == "100/0/0"
+    task_file(tmp_path, learning_rate=None)
+    with pytest.raises(InputError, match=r"seed-0: holds .*learning_rate was 0.001, now 0.0003\."):
+        ablate(settings_again(tmp_path), QUIET)
     task_file(tmp_path, epochs=3)
     with pytest.raises(InputError, match="epochs"):
         ablate(settings_again(tmp_path), QUIET)

@@ -13,7 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_killed_jobs_leave_what_others_leave() -> None:
-    arguments = [sys.executable, str(BENCHMARKS / "soak.py"), "--kills", "1"]
+    arguments = [sys.executable, str(BENCHMARKS / "soak.py"), "--kills", "2"]
     made = subprocess.run(arguments, capture_output=True, text=True, timeout=280, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     lines = made.stdout.splitlines()[1:]

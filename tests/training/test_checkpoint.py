@@ -65,18 +65,31 @@ def test_the_state_of_another_model(tmp_path: Path) -> None:
         load_optimizer(tmp_path, model, optimizer)
 
 
-def test_what_a_run_chose_is_no_other_setting_where_it_is_left_open(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_what_it_chose_where_it_is_left_open(tmp_path: Path) -> None:
     open_ones = ClassifySettings(model=Path("model"), train=Path("train.csv"), output=tmp_path)
     assert begun_with(open_ones, tmp_path) == {}
-    open_ones.model_copy(update={"precision": "bfloat16", "learning_rate": 2e-4}).write(tmp_path / CONFIG)
-    refuse_other_settings(open_ones, FREE, tmp_path)
+    chosen = open_ones.model_copy(update={"precision": "bfloat16", "learning_rate": 2e-4})
+    chosen.write(tmp_path / CONFIG)
     assert begun_with(open_ones, tmp_path) == {"precision": "bfloat16", "learning_rate": 2e-4}
+    refuse_other_settings(chosen, FREE, tmp_path)
     given = open_ones.model_copy(update={"learning_rate": 3e-4})
     assert begun_with(given, tmp_path) == {"precision": "bfloat16"}
     with pytest.raises(InputError, match=r"configuration: learning_rate was 0.0002, now 0.0003\."):
-        refuse_other_settings(given, FREE, tmp_path)
-    with pytest.raises(InputError, match="patience was None, now 3"):
-        refuse_other_settings(open_ones.model_copy(update={"patience": 3}), FREE, tmp_path)
+        refuse_other_settings(given.model_copy(update={"precision": "bfloat16"}), FREE, tmp_path)
+    with pytest.raises(InputError, match=r"configuration: patience was None, now 3\."):
+        refuse_other_settings(chosen.model_copy(update={"patience": 3}), FREE, tmp_path)
+
+
+def test_a_configuration_that_left_things_open(tmp_path: Path) -> None:
+    # As releases wrote it that did not name what they chose.
+    open_ones = ClassifySettings(model=Path("model"), train=Path("train.csv"), output=tmp_path)
+    open_ones.write(tmp_path / CONFIG)
+    assert begun_with(open_ones, tmp_path) == {"precision": "auto", "learning_rate": None}
+    refuse_other_settings(open_ones.model_copy(update={"precision": "float32", "learning_rate": 2.0}), FREE, tmp_path)
+    (tmp_path / CONFIG).write_text("learning_rate: fast\n", encoding="utf-8")
+    for read in (begun_with, lambda settings, path: refuse_other_settings(settings, FREE, path)):
+        with pytest.raises(InputError, match=r"config.yaml: .*learning_rate: .*got 'fast'"):
+            read(open_ones, tmp_path)
 
 
 def test_old_checkpoints_go_only_after_the_new_one_is_whole(tmp_path: Path) -> None:

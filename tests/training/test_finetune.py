@@ -234,12 +234,13 @@ def test_a_search_chooses_settings_and_goes_on_after_a_stop(
 
     def searching(name: str, **changes: object) -> ClassifySettings:
         (tmp_path / name).mkdir(exist_ok=True)
-        return settings(run, tmp_path / name, search=5, min_steps=1, metric="accuracy", **changes)
+        return settings(run, tmp_path / name, search=5, min_steps=1, metric="accuracy", learning_rate=None, **changes)
 
     result = finetune(searching("whole"), QUIET)
     scores = json.loads((tmp_path / "whole" / "tuned" / "scores.json").read_text(encoding="utf-8"))
     assert len(scores["trials"]) == 5
     assert scores["trials"][0]["settings"] == {"learning_rate": 3e-4, "epochs": 3, "batch_size": 32, "warmup": 0.1}
+    assert scores["trials"][1]["settings"]["learning_rate"] in (1.8e-4, 1.2e-4)
     best = max((t for t in scores["trials"] if t["value"] is not None), key=lambda t: t["value"])
     assert scores["chosen"] == best["settings"]
     assert result.scores.metrics["accuracy"] == best["value"]
@@ -368,7 +369,7 @@ def test_a_run_keeps_to_what_it_has_chosen(run: Path, tmp_path: Path, monkeypatc
     chosen = settings(run, tmp_path, precision="auto", learning_rate=None)
     with monkeypatch.context() as patch:
         patch.setattr("bertsmith.training.finetune.pick_precision", lambda *arguments: torch.bfloat16)
-        patch.setattr("bertsmith.training.finetune.tuning_rates", lambda hidden_size: (5e-3, 1e-3, 1e-2))
+        patch.setattr("bertsmith.training.finetune.tuning_rates", lambda hidden_size: (hidden_size * 5e-3 / 20, 0, 0))
         interrupt_at(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             finetune(chosen, QUIET)

@@ -1,6 +1,7 @@
 """The start of a pre-training run."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from bertsmith.config import PretrainSettings
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.pretraining.statistics import log_unigram
 from bertsmith.text.store import TokenStore
-from bertsmith.training.initial import initial_model
+from bertsmith.training.initial import initial_model, peak_rate
 from tests.conftest import QUIET, tiny_run
 
 RANDOM = {"initial_bias": "zero", "initial_embeddings": "random", "initial_layers": "random"}
@@ -78,12 +79,29 @@ def test_neighbours_are_looked_at_from_the_first_step(
         assert torch.equal(scores[inside].argmax(1), inside + distance)
 
 
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [
+        ({"size": "tiny"}, 2e-3),
+        ({"size": "mini"}, 1e-3),
+        ({"size": "medium"}, 5e-4),
+        ({"size": "mini", "hidden_size": 64}, 4e-3),
+        ({"size": "small", "learning_rate": 3e-4}, 3e-4),
+    ],
+)
+def test_the_rate_is_in_inverse_proportion_to_the_width(tmp_path: Path, given: dict[str, Any], rate: float) -> None:
+    settings = PretrainSettings.parse({"store": tmp_path, "output": tmp_path, **given})
+    assert peak_rate(settings) == pytest.approx(rate)
+
+
 def test_recipe_paper_fills_what_is_not_given(tmp_path: Path) -> None:
     common = {"store": tmp_path, "output": tmp_path}
     paper = PretrainSettings.parse({**common, "recipe": "paper", "batch_size": 64})
     assert paper.dropout == 0.1
     assert {name: getattr(paper, name) for name in RANDOM} == RANDOM
     assert (paper.learning_rate, paper.warmup, paper.batch_size) == (1e-4, 0.01, 64)
+    left_open = PretrainSettings.parse({**common, "recipe": "paper", "learning_rate": None})
+    assert left_open.learning_rate == 1e-4
     assert PretrainSettings.parse(common).initial_bias == "unigram"
     paper.write(tmp_path / "config.yaml")
     assert PretrainSettings.from_yaml(tmp_path / "config.yaml") == paper

@@ -210,6 +210,23 @@ def test_epochs_count_passes(store: TokenStore, tmp_path: Path) -> None:
     assert two.steps == 2 * one.steps
 
 
+def test_a_run_goes_on_with_what_it_chose(
+    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_run(store, tmp_path / "run", steps=20, learning_rate=None, precision="auto", warmup=0.5)
+    with monkeypatch.context() as patch:
+        # Another release may have another rule, another machine another precision.
+        patch.setattr("bertsmith.training.pretrain.pick_precision", lambda *arguments: torch.bfloat16)
+        patch.setattr("bertsmith.training.pretrain.peak_rate", lambda settings: 7e-4)
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(settings)
+    pretrain(settings.model_copy(update={"resume": True}))
+    entries = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert max(e["learning_rate"] for e in entries if e["kind"] == "train") == 7e-4
+    assert PretrainSettings.from_yaml(tmp_path / "run" / "config.yaml").precision == "bfloat16"
+
+
 def test_another_configuration_in_the_directory(store: TokenStore, run: Path) -> None:
     with pytest.raises(InputError, match=r"learning_rate was 0\.003, now 0\.1"):
         pretrain(tiny_run(store, run, steps=40, learning_rate=0.1, resume=True))

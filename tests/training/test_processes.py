@@ -156,7 +156,6 @@ def test_fine_tuning_in_two_processes(run: Path, tmp_path: Path) -> None:
                 "output": tmp_path / f"tuned-{count}-{sharding}",
                 "epochs": 2,
                 "batch_size": 3,
-                "learning_rate": 1e-3,
                 "dropout": 0.0,
                 "max_length": 30,
                 "precision": "float32",

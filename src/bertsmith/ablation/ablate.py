@@ -21,18 +21,22 @@ from bertsmith.config import PretrainSettings
 from bertsmith.configuration import CONFIG, listed, read_yaml
 from bertsmith.console import Log
 from bertsmith.errors import InputError, nearest
+from bertsmith.model.weights import model_directory, read_info
 from bertsmith.task_config import SETTINGS, FinetuneSettings
 from bertsmith.tasks.by_name import TASKS
 from bertsmith.tasks.task import source
 from bertsmith.text.store import TokenStore
 from bertsmith.training.checkpoint import (
+    begun_with,
     read_metrics,
     refuse_changed_files,
     refuse_other_directory,
     refuse_other_settings,
 )
 from bertsmith.training.finetune import finetune
+from bertsmith.training.initial import peak_rate
 from bertsmith.training.pretrain import pretrain
+from bertsmith.training.rates import tuning_rates
 
 # Settings that may differ when an ablation goes on.
 _FREE = ("resume", "quiet", "threads", "output", "variants")
@@ -209,6 +213,7 @@ def _pretrained(settings: AblateSettings, variant: Variant, given: dict[str, Any
     """Return the directory of a variant's pre-training, made if it is not there."""
     run = settings.output / "pretraining" / variant.pretrained_as / f"seed-{seed}"
     wanted = PretrainSettings.parse(given | dict(variant.pretraining) | _of_the_ablation(settings, run, seed))
+    wanted = wanted.model_copy(update={"learning_rate": peak_rate(wanted)})
     if not _is_finished(wanted, run):
         about = next(v.about for v in VARIANTS if v.name == variant.pretrained_as)
         log.say(f"pre-training: {about}, seed {seed}")
@@ -219,7 +224,7 @@ def _pretrained(settings: AblateSettings, variant: Variant, given: dict[str, Any
 def _is_finished(wanted: PretrainSettings | FinetuneSettings, run: Path) -> bool:
     """Tell whether a run is done, and refuse one that was made in another way."""
     if (run / CONFIG).exists():
-        refuse_other_settings(wanted, _FREE_OF_RUNS, run)
+        refuse_other_settings(wanted.model_copy(update=begun_with(wanted, run)), _FREE_OF_RUNS, run)
     return (run / "model").exists()
 
 
@@ -237,6 +242,10 @@ def _tuned(
         quiet=settings.quiet,
         resume=(output / CONFIG).exists(),
     )
+    if wanted.learning_rate is None:
+        # Named here, so that variants which are added later are tuned as those from before, or refused.
+        rate, *_ = tuning_rates(read_info(model_directory(run)).config.hidden_size)
+        wanted = wanted.model_copy(update={"learning_rate": rate})
     if not _is_finished(wanted, output):
         log.say(f"{values['task']} from {variant.name}: {output}")
         finetune(wanted, log)

@@ -49,12 +49,22 @@ _OF_STEPS = ("train", "refused", "skipped")
 
 
 def begun_with(settings: Configuration, directory: Path) -> dict[str, Any]:
-    """Return what the run in a directory, if there is one, has chosen for settings that are left open here."""
-    path = directory / CONFIG
-    if not path.exists():
+    """Return what the run in a directory, if there is one, has chosen for settings that are left open here.
+
+    Raises:
+        InputError: its config.yaml cannot be read.
+    """
+    if not (directory / CONFIG).exists():
         return {}
-    begun = type(settings).from_yaml(path)
+    begun = _settings_of(type(settings), directory)
     return {name: getattr(begun, name) for name in CHOSEN if _is_open(name, getattr(settings, name, ""))}
+
+
+def _settings_of(stage: type[Configuration], directory: Path) -> Configuration:
+    try:
+        return stage.from_yaml(directory / CONFIG)
+    except InputError as error:
+        raise error if error.path else InputError(str(error), path=directory / CONFIG) from None
 
 
 def _is_open(name: str, value: Any) -> bool:
@@ -64,16 +74,16 @@ def _is_open(name: str, value: Any) -> bool:
 def refuse_other_settings(settings: Configuration, free: Collection[str], directory: Path) -> None:
     """Refuse to go on in a directory whose config.yaml differs in more than the settings named ``free``.
 
-    What the run has chosen and is left open here is no difference.
+    What its config.yaml leaves open is no difference: releases before this one did not write down what they chose.
 
     Raises:
         InputError: it does; the message names what was and what is.
     """
-    before = type(settings).from_yaml(directory / CONFIG).model_dump(exclude=set(free))
+    before = _settings_of(type(settings), directory).model_dump(exclude=set(free))
     now = settings.model_dump(exclude=set(free))
 
     def differs(name: str) -> bool:
-        return bool(before[name] != now[name]) and not _is_open(name, now[name])
+        return bool(before[name] != now[name]) and not _is_open(name, before[name])
 
     changed = [f"{name} was {before[name]}, now {now[name]}" for name in now if differs(name)]
     if changed:

@@ -145,6 +145,8 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
         checkpoint = None
         if processes.is_first:
             held.enter_context(files.only_writer(settings.output))
+            # Somebody may have begun there while the rows were read.
+            refuse_other_directory(settings, settings.output)
             tidy_run(settings.output)
             checkpoint = _check_output(settings, log)
             rows = [file for file in (settings.train, settings.dev) if file is not None]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith import files
-from bertsmith.config import PretrainSettings
+from bertsmith.config import SIZES, PretrainSettings
 from bertsmith.configuration import CONFIG
 from bertsmith.console import Log, human
 from bertsmith.errors import DivergedError, InputError
@@ -33,7 +33,7 @@ from bertsmith.training.checkpoint import (
     refuse_other_settings,
     tidy_run,
 )
-from bertsmith.training.device import set_up_process
+from bertsmith.training.device import pick_device, pick_precision, set_up_process
 from bertsmith.training.evaluate import Evaluation, evaluate
 from bertsmith.training.guard import TOO_MANY
 from bertsmith.training.initial import peak_rate
@@ -96,7 +96,7 @@ def pretrain(settings: PretrainSettings, log: Log | None = None) -> PretrainingR
         check_parts(settings, processes)
         begun = processes.share(begun_with(settings, settings.output) if processes.is_first else {})
         settings = with_size(settings.model_copy(update=begun), store, processes, lambda: stop.requested, log)
-        settings = settings.model_copy(update={"learning_rate": peak_rate(settings)})
+        settings = _with_choices(settings, processes)
         if processes.is_first:
             checkpoint = _check_run_directory(settings, log)
             held.enter_context(followed(settings, log))
@@ -138,6 +138,15 @@ def _open_store(settings: PretrainSettings, processes: Processes, log: Log) -> T
 def resume_command(settings: PretrainSettings) -> str:
     """Return the command line that goes on with a run: the settings are in its directory."""
     return f"bertsmith pretrain --config {settings.output / CONFIG} --resume"
+
+
+def _with_choices(settings: PretrainSettings, processes: Processes) -> PretrainSettings:
+    """Return settings with what is still left open: the rate of the width, the faster arithmetic."""
+    width = settings.hidden_size or SIZES[settings.size][1]
+    dtype = processes.share(pick_precision(settings.precision, pick_device(settings.device), width))
+    return settings.model_copy(
+        update={"learning_rate": peak_rate(settings), "precision": str(dtype).removeprefix("torch.")}
+    )
 
 
 def _check_run_directory(settings: PretrainSettings, log: Log) -> Path | None:

@@ -1,4 +1,4 @@
-"""Learning rates of fine-tuning that suit an encoder's width (measured: docs/recipe.md)."""
+"""Learning rates of fine-tuning that suit an encoder's width (docs/recipe.md says what was measured)."""
 
 from __future__ import annotations
 

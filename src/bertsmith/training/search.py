@@ -1,6 +1,6 @@
 """``bertsmith finetune --search N``: a study of learning rate, epochs, batch size and warm-up, by the dev metric.
 
-The first trials are of the paper's grid (appendix A.3), with rates that suit the encoder's width; the others are
+The first trials are of the paper's grid (appendix A.3), with rates from the run's own down; the others are
 proposed by Optuna's TPE. Trials that are behind the median of the earlier ones after the same share of their training
 are stopped. The study is kept in a journal, so a stopped search goes on; what a trial is depends on the seed and the
 trials before it alone.
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from bertsmith import files
 from bertsmith.errors import DivergedError, InputError
 from bertsmith.training.checkpoint import MetricsLog
-from bertsmith.training.rates import tuning_rates
 from bertsmith.training.tuning import RunState, SeedState, Session, chosen_metric, resume_command, tune
 
 if TYPE_CHECKING:
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
 JOURNAL, TRIALS = "search/study.journal", "search/trials.json"
 
-# Batch sizes, learning rates (as shares of the usual one) and epochs of appendix A.3, so ordered that any first few of
+_SLOWEST, _FASTEST = 1e-5, 1e-3
+# Batch sizes, learning rates (as shares of the run's own) and epochs of appendix A.3, so ordered that any first few of
 # them differ in all three.
 _GRID = sorted(
     itertools.product((32, 16), (1.0, 0.6, 0.4), (3, 2, 4)),
@@ -87,7 +87,7 @@ def search(session: Session, trials: int) -> list[Trial]:
             study.sampler = optuna.samplers.TPESampler(seed=session.settings.seed * 100_003 + number)
             if number < min(len(_GRID), max(1, trials // 2)):
                 batch_size, share, epochs = _GRID[number]
-                rate = share * tuning_rates(session.config.hidden_size)[0]
+                rate = _rate(session, share)
                 point = {"learning_rate": rate, "epochs": epochs, "batch_size": batch_size, "warmup": 0.1}
                 study.enqueue_trial(point)
             _make_trial(study, replace(session, metrics=metrics), number)
@@ -100,12 +100,17 @@ def search(session: Session, trials: int) -> list[Trial]:
     return found
 
 
+def _rate(session: Session, share: float) -> float:
+    assert session.settings.learning_rate is not None
+    return min(_FASTEST, max(_SLOWEST, float(f"{share * session.settings.learning_rate:.3g}")))
+
+
 def _make_trial(study: optuna.Study, session: Session, number: int) -> None:
     import optuna
 
     trial = study.ask()
     point: dict[str, float | int] = {
-        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", _SLOWEST, _FASTEST, log=True),
         "epochs": trial.suggest_int("epochs", 2, 6),
         "batch_size": trial.suggest_categorical("batch_size", [8, 16, 32, 64]),
         "warmup": trial.suggest_float("warmup", 0.0, 0.3),
