@@ -102,7 +102,7 @@ def search(session: Session, trials: int) -> list[Trial]:
 
 def _rate(session: Session, share: float) -> float:
     assert session.settings.learning_rate is not None
-    return min(_FASTEST, max(_SLOWEST, float(f"{share * session.settings.learning_rate:.3g}")))
+    return min(_FASTEST, max(_SLOWEST, round(share * session.settings.learning_rate, 8)))
 
 
 def _make_trial(study: optuna.Study, session: Session, number: int) -> None:
