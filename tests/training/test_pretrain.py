@@ -210,9 +210,7 @@ def test_epochs_count_passes(store: TokenStore, tmp_path: Path) -> None:
     assert two.steps == 2 * one.steps
 
 
-def test_a_run_goes_on_with_what_it_chose(
-    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_with_what_it_chose(store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tiny_run(store, tmp_path / "run", steps=20, learning_rate=None, precision="auto", warmup=0.5)
     with monkeypatch.context() as patch:
         # Another release may have another rule, another machine another precision.

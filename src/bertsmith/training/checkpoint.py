@@ -64,7 +64,9 @@ def _settings_of(stage: type[Configuration], directory: Path) -> Configuration:
     try:
         return stage.from_yaml(directory / CONFIG)
     except InputError as error:
-        raise error if error.path else InputError(str(error), path=directory / CONFIG) from None
+        if error.path is not None:
+            raise
+        raise InputError(str(error), path=directory / CONFIG) from None
 
 
 def _is_open(name: str, value: Any) -> bool:

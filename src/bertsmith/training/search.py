@@ -87,7 +87,7 @@ def search(session: Session, trials: int) -> list[Trial]:
             study.sampler = optuna.samplers.TPESampler(seed=session.settings.seed * 100_003 + number)
             if number < min(len(_GRID), max(1, trials // 2)):
                 batch_size, share, epochs = _GRID[number]
-                rate = _rate(session, share)
+                rate = _grid_rate(session, share)
                 point = {"learning_rate": rate, "epochs": epochs, "batch_size": batch_size, "warmup": 0.1}
                 study.enqueue_trial(point)
             _make_trial(study, replace(session, metrics=metrics), number)
@@ -100,7 +100,7 @@ def search(session: Session, trials: int) -> list[Trial]:
     return found
 
 
-def _rate(session: Session, share: float) -> float:
+def _grid_rate(session: Session, share: float) -> float:
     assert session.settings.learning_rate is not None
     return min(_FASTEST, max(_SLOWEST, round(share * session.settings.learning_rate, 8)))
 
