@@ -217,6 +217,9 @@ class OptimizerSettings(Configuration):
     )
 
 
+PAPER_MASK_SHARE = 0.15
+"""Share of the tokens that are chosen (section 3.1)."""
+
 _PAPER = {
     "dropout": 0.1,
     "initial_bias": "zero",
@@ -252,7 +255,12 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
     masking: Literal["token", "word"] = Field(
         "token", description="Mask single tokens, or all tokens of a word together."
     )
-    mask_share: float = Field(0.15, gt=0, lt=1, description="Share of a sequence's tokens that are to be predicted.")
+    mask_share: float = Field(
+        PAPER_MASK_SHARE,
+        gt=0,
+        lt=1,
+        description="Share of a sequence's tokens that are to be predicted; evaluations have the paper's 0.15.",
+    )
     mask_mix: str = Field(
         "80/10/10",
         description="Percent of these that are replaced by [MASK], kept, and replaced by a random token.",

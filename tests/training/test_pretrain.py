@@ -180,6 +180,17 @@ def test_the_golden_curve(
     assert curve == pytest.approx(golden, rel=2e-3)
 
 
+def test_losses_of_runs_with_other_shares_of_masks_can_be_compared(store: TokenStore, tmp_path: Path) -> None:
+    starts = []
+    for share in (0.15, 0.4):
+        pretrain(tiny_run(store, tmp_path / str(share), steps=2, mask_share=share))
+        starts.append(losses(tmp_path / str(share)))
+    (untrained, *_), (also_untrained, *_) = starts
+    assert untrained[:2] == (0, "eval")
+    assert untrained == also_untrained
+    assert starts[0][1] != starts[1][1], "they do train on other masks"
+
+
 def test_without_next_sentence(store: TokenStore, tmp_path: Path) -> None:
     pretrain(tiny_run(store, tmp_path / "run", steps=3, next_sentence=False))
     train = [e for e in read_metrics(tmp_path / "run" / "metrics.jsonl") if e["kind"] == "train"]

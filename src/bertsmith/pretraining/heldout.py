@@ -99,7 +99,7 @@ def evaluation_batches(
         instances: how many; fewer, if the text is very little.
         seed: of all choices.
         short_probability: as in training.
-        masking: as in training.
+        masking: how tokens are chosen.
         max_tokens: of a batch; instances and masks do not depend on it.
     """
     rng = stream(seed, EVALUATION)

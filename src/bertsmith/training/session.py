@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bertsmith import files
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig, PretrainSettings
+from bertsmith.config import PAPER_MASK_SHARE, ModelConfig, PretrainSettings
 from bertsmith.console import Log
 from bertsmith.errors import DivergedError, InputError
 from bertsmith.model.heads import PretrainingModel
@@ -200,7 +200,8 @@ def start(
         instances=settings.eval_instances,
         seed=settings.seed,
         short_probability=settings.short_probability,
-        masking=_masking(settings),
+        # One share for all: losses of runs that are trained with others can be compared.
+        masking=replace(_masking(settings), share=PAPER_MASK_SHARE),
     )
     sharded = is_wanted(settings, processes)
     if sharded and not processes.is_first:
