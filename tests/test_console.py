@@ -70,10 +70,12 @@ def test_progress_without_a_terminal_prints_lines_now_and_then(
     assert lines == ["reading  40%  2 rows/s  loss 2.5  0:30 left", "reading 100%  4 rows/s  loss 2.5  0:00 left"]
 
 
-def test_progress_past_its_total_has_no_negative_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_past_its_total_is_whole_and_has_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     with Log().progress("reading", 10, "rows") as advance:
         advance(12)
-    assert "0:00 left" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("reading 100%  ")
+    assert "0:00 left" in said
 
 
 def test_progress_on_a_terminal_shows_fields(

@@ -109,7 +109,8 @@ class _Lines:
         if self.total is None:
             share, left = human(self.done), ""
         else:
-            share = f"{100 * self.done / self.total if self.total else 100:3.0f}%"
+            # A total may be an estimate that the work goes beyond.
+            share = f"{min(100.0, 100 * self.done / self.total) if self.total else 100:3.0f}%"
             missing = max(self.total - self.done, 0)
             left = "  " + phrase("{1} left", clock(missing * seconds / self.done)) if self.done else ""
         self.log.say(f"{self.what} {share}  {_rate(self.done / seconds, self.unit)}  {self.shown}{left}".rstrip())
