@@ -314,7 +314,7 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="Peak learning rate; by default 0.256 / width: 2e-3 for tiny, 1e-3 for mini, 5e-4 for small.",
+        description="Peak learning rate; by default 0.256 / width, 2e-3 at most: 1e-3 for mini, 5e-4 for small.",
     )
     steps: int | None = Field(None, ge=1, description="Train for this many steps.")
     epochs: float | None = Field(None, gt=0, description="Train for this many passes over the store.")

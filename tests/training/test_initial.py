@@ -85,7 +85,8 @@ def test_neighbours_are_looked_at_from_the_first_step(
         ({"size": "tiny"}, 2e-3),
         ({"size": "mini"}, 1e-3),
         ({"size": "medium"}, 5e-4),
-        ({"size": "mini", "hidden_size": 64}, 4e-3),
+        ({"size": "mini", "hidden_size": 640}, 4e-4),
+        ({"size": "mini", "hidden_size": 20}, 2e-3),
         ({"size": "small", "learning_rate": 3e-4}, 3e-4),
     ],
 )

@@ -44,9 +44,9 @@ def peak_rate(settings: PretrainSettings) -> float:
     """Return the learning rate that a run of a named size peaks at: as given, or in inverse proportion to the width.
 
     Adam's steps move a wide model further than a narrow one (Yang et al. 2022, arXiv:2203.03466); the factor is
-    measured: docs/recipe.md.
+    measured, from a width of 128 on: docs/recipe.md.
     """
-    return settings.learning_rate or 0.256 / (settings.hidden_size or SIZES[settings.size][1])
+    return settings.learning_rate or 0.256 / max(128, settings.hidden_size or SIZES[settings.size][1])
 
 
 def initial_model(settings: PretrainSettings, store: TokenStore, documents: np.ndarray, log: Log) -> PretrainingModel:
