@@ -157,7 +157,7 @@ class Source:
         while scope in self.parents:
             scope = self.parents[scope]
             if isinstance(scope, (ast.FunctionDef, ast.Module, ast.GeneratorExp, ast.ListComp, ast.Lambda)):
-                found = list(_assigned(scope, name.id))
+                found = list(_assigned(scope).get(name.id, []))
                 yield from found
                 if isinstance(scope, ast.FunctionDef):
                     given = list(self._arguments(scope, name.id))
@@ -210,22 +210,25 @@ def _value(part: ast.expr) -> ast.expr:
     return part.value if isinstance(part, ast.FormattedValue) and part.conversion == -1 else ast.Constant(None)
 
 
-def _assigned(scope: ast.AST, name: str) -> Iterator[ast.expr]:
-    """Yield what is assigned to a name in a function, module or comprehension, loops over literals included."""
+@cache
+def _assigned(scope: ast.AST) -> dict[str, list[ast.expr]]:
+    """Return what is assigned to names in a function, module or comprehension, loops over literals included."""
+    found: dict[str, list[ast.expr]] = defaultdict(list)
     for node in ast.walk(scope):
-        if isinstance(node, ast.Assign) and any(_binds(target, name) for target in node.targets):
-            yield node.value
-        elif isinstance(node, (ast.AnnAssign, ast.NamedExpr, ast.AugAssign)) and _binds(node.target, name):
-            if node.value is not None:
-                yield node.value
-        elif isinstance(node, (ast.For, ast.comprehension)) and _binds(node.target, name):
-            yield node.iter
-        elif isinstance(node, ast.Call) and _name(node.func) == "append" and _binds(node.func.value, name):
-            yield from node.args
-
-
-def _binds(target: ast.expr, name: str) -> bool:
-    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(target))
+        if isinstance(node, ast.Assign):
+            targets, values = node.targets, [node.value]
+        elif isinstance(node, (ast.AnnAssign, ast.NamedExpr, ast.AugAssign)):
+            targets, values = [node.target], [] if node.value is None else [node.value]
+        elif isinstance(node, (ast.For, ast.comprehension)):
+            targets, values = [node.target], [node.iter]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
+            targets, values = [node.func.value], node.args
+        else:
+            continue
+        names = {inner.id for target in targets for inner in ast.walk(target) if isinstance(inner, ast.Name)}
+        for name in names:
+            found[name] += values
+    return found
 
 
 def _name(function: ast.expr) -> str:
