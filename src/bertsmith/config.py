@@ -341,7 +341,7 @@ class PretrainSettings(OptimizerSettings, RemoteSettings):
     def _follow_recipe(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("recipe") == "paper":
             # A rate that is left open is not given.
-            given = {name: value for name, value in values.items() if value is not None or name not in _PAPER}
+            given = {name: value for name, value in values.items() if (name, value) != ("learning_rate", None)}
             return {**_PAPER, **given}
         return values
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bertsmith.config import PretrainSettings
+from bertsmith.errors import InputError
 from bertsmith.model.heads import PretrainingModel
 from bertsmith.pretraining.statistics import log_unigram
 from bertsmith.text.store import TokenStore
@@ -103,6 +104,8 @@ def test_recipe_paper_fills_what_is_not_given(tmp_path: Path) -> None:
     assert (paper.learning_rate, paper.warmup, paper.batch_size) == (1e-4, 0.01, 64)
     left_open = PretrainSettings.parse({**common, "recipe": "paper", "learning_rate": None})
     assert left_open.learning_rate == 1e-4
+    with pytest.raises(InputError, match="dropout"):
+        PretrainSettings.parse({**common, "recipe": "paper", "dropout": None})
     assert PretrainSettings.parse(common).initial_bias == "unigram"
     paper.write(tmp_path / "config.yaml")
     assert PretrainSettings.from_yaml(tmp_path / "config.yaml") == paper

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from bertsmith.batch import Batch, pack
+from bertsmith.config import PAPER_MASK_SHARE
 from bertsmith.pretraining.pairs import Instance
 from bertsmith.text.tokenizer import Tokenizer
 
@@ -30,7 +31,7 @@ class Masking:
     """
 
     unit: Literal["token", "word", "next"] = "token"
-    share: float = 0.15
+    share: float = PAPER_MASK_SHARE
     masked: float = 0.8
     random: float = 0.1
 

@@ -111,11 +111,10 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
     if processes.size > 1 and settings.search is not None:
         raise InputError("--search works with one process; search first, then tune with --devices")
     directory = model_directory(settings.model)
-    begun: dict[str, Any] = {}
     if processes.is_first:
         refuse_other_directory(settings, settings.output)
-        begun = begun_with(settings, settings.output) if settings.resume else {}
-    begun = processes.share(begun)
+    goes_on = processes.is_first and settings.resume
+    begun = processes.share(begun_with(settings, settings.output) if goes_on else {})
     # What a name of the hub stands for may change before the run goes on.
     settings = settings.model_copy(update=begun | {"model": pinned(settings.model, directory)})
     published = read_info(directory).config
@@ -137,8 +136,8 @@ def _finetune(settings: FinetuneSettings, processes: Processes, stop: StopReques
     threads = set_up_process(settings.threads)
     dtype = processes.share(pick_precision(settings.precision, device, config.hidden_size))
     # What is left open is chosen once: a run keeps to its arithmetic when it goes on.
-    chosen = {"precision": str(dtype).removeprefix("torch."), "learning_rate": tuning_rates(config.hidden_size)[0]}
-    settings = settings.model_copy(update={n: v for n, v in chosen.items() if getattr(settings, n) in (None, "auto")})
+    rate = settings.learning_rate or tuning_rates(config.hidden_size)[0]
+    settings = settings.model_copy(update={"precision": str(dtype).removeprefix("torch."), "learning_rate": rate})
     holds_weights = processes.is_first or not is_wanted(settings, processes)
     encoder = load_encoder(directory) if holds_weights and not settings.from_scratch else None
     with contextlib.ExitStack() as held:

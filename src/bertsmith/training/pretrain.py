@@ -141,7 +141,7 @@ def resume_command(settings: PretrainSettings) -> str:
 
 
 def _with_choices(settings: PretrainSettings, processes: Processes) -> PretrainSettings:
-    """Return settings with what is still left open: the rate of the width, the faster arithmetic."""
+    """Return settings in which nothing is left open: with the rate of the width and the faster arithmetic."""
     width = settings.hidden_size or SIZES[settings.size][1]
     dtype = processes.share(pick_precision(settings.precision, pick_device(settings.device), width))
     return settings.model_copy(
